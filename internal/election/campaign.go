@@ -1,0 +1,165 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+)
+
+// Candidacy is one attempt to get a lock.
+type Candidacy struct {
+	// Key is the lock's key in etcd.
+	Key string
+	// Value is what the lock shall hold. It must be different for each candidacy: that is how a replica whose answer was
+	// lost knows its own lock.
+	Value string
+	// Over is the ModRevision of a holder's lock that is to be taken over. 0: only take the lock if it is free.
+	Over int64
+	// If must hold too, such as that what is to be locked still exists.
+	If []clientv3.Cmp
+	// Read is read in the same transaction, whether it is won or not. It must read the lock's key first.
+	Read []clientv3.Op
+}
+
+// Term is a won campaign.
+type Term struct {
+	Key   string
+	Value string
+	// Fence is the revision at which the lock was written: its ModRevision as long as nobody has taken it over. A write
+	// that compares it cannot happen after that.
+	Fence int64
+	// Done is closed when the session ends, and the lock with it.
+	Done <-chan struct{}
+}
+
+// Campaign makes one attempt. It returns a term if it won, and in any case the answers to the candidacy's reads, in
+// their order, as of the campaign's revision. Errors are ErrNoSession, ErrUnknown, or what etcd said; the last one
+// and the first mean that nothing was locked.
+//
+// It sends the transaction again while its outcome is unknown and ctx lives: the compares let it win once.
+func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *clientv3.TxnResponse, error) {
+	session := e.current()
+	if session == nil {
+		return nil, nil, ErrNoSession
+	}
+	maybe := false
+	for delay := 10 * time.Millisecond; ; delay = min(2*delay, 200*time.Millisecond) {
+		resp, err := e.try(ctx, session, c)
+		switch {
+		case err == nil:
+			return e.result(session, c, resp), resp, nil
+		case errors.Is(err, rpctypes.ErrLeaseNotFound):
+			e.expired(session)
+			return nil, nil, ErrNoSession
+		case refused(err):
+			return nil, nil, fmt.Errorf("campaigning for %s: %w", c.Key, err)
+		}
+		maybe = maybe || !notSent(err)
+		if pause(ctx, delay); ctx.Err() != nil {
+			return nil, nil, e.abandon(c, maybe, err)
+		}
+	}
+}
+
+// try sends the transaction once.
+func (e *Elector) try(ctx context.Context, session *concurrency.Session, c Candidacy) (*clientv3.TxnResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.Attempt)
+	defer cancel()
+	free := clientv3.Compare(clientv3.CreateRevision(c.Key), "=", 0)
+	if c.Over != 0 {
+		free = clientv3.Compare(clientv3.ModRevision(c.Key), "=", c.Over)
+	}
+	put := clientv3.OpPut(c.Key, c.Value, clientv3.WithLease(session.Lease()))
+	return e.cfg.Client.Txn(ctx).
+		If(append([]clientv3.Cmp{free}, c.If...)...).
+		Then(append([]clientv3.Op{put}, c.Read...)...).
+		Else(c.Read...).
+		Commit()
+}
+
+// result tells whether the campaign is won: by this answer, or by an earlier one that was lost, in which case the lock
+// is there with this candidacy's value. It takes the put's answer away, so that resp has the reads in both cases.
+func (e *Elector) result(session *concurrency.Session, c Candidacy, resp *clientv3.TxnResponse) *Term {
+	term := &Term{Key: c.Key, Value: c.Value, Done: session.Done()}
+	if resp.Succeeded {
+		resp.Responses = resp.Responses[1:]
+		term.Fence = resp.Header.Revision
+		return term
+	}
+	if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) == 1 && string(kvs[0].Value) == c.Value {
+		term.Fence = kvs[0].ModRevision
+		return term
+	}
+	return nil
+}
+
+// abandon ends a campaign whose outcome was not known in time. If it may have written the lock, or may still do so,
+// the lock is deleted: nobody in this process would ever use it.
+func (e *Elector) abandon(c Candidacy, maybe bool, err error) error {
+	if !maybe {
+		return fmt.Errorf("campaigning for %s: %w", c.Key, err)
+	}
+	e.background(func(ctx context.Context) { e.reap(ctx, c) })
+	return fmt.Errorf("%w: %w", ErrUnknown, err)
+}
+
+// reap deletes a lock by its value, again and again for as long as a late request may still write it. What it misses
+// ends with the session, and does not hinder a waiter's take-over.
+func (e *Elector) reap(ctx context.Context, c Candidacy) {
+	for delay := 100 * time.Millisecond; delay < 10*time.Second; delay *= 2 {
+		tctx, cancel := context.WithTimeout(ctx, e.cfg.Attempt)
+		resp, err := e.cfg.Client.Txn(tctx).
+			If(clientv3.Compare(clientv3.Value(c.Key), "=", c.Value)).
+			Then(clientv3.OpDelete(c.Key)).Commit()
+		cancel()
+		if err == nil && resp.Succeeded {
+			return
+		}
+		if pause(ctx, delay); ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// Resign gives a lock back if it is still this term's. It does not wait for etcd. If etcd does not hear of it, a waiter
+// takes the lock over, or it ends with the session.
+func (e *Elector) Resign(t *Term) {
+	e.background(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, 2*e.cfg.Attempt)
+		defer cancel()
+		_, err := e.cfg.Client.Txn(ctx).
+			If(clientv3.Compare(clientv3.ModRevision(t.Key), "=", t.Fence)).
+			Then(clientv3.OpDelete(t.Key)).Commit()
+		if err != nil && ctx.Err() == nil {
+			e.cfg.Log.Debug("lock not released; it will be taken over", "lock", t.Key, "error", err)
+		}
+	})
+}
+
+// refused reports whether etcd said for good that the transaction was not and will not be applied.
+func refused(err error) bool {
+	for _, e := range []error{
+		rpctypes.ErrPermissionDenied, rpctypes.ErrTooManyOps, rpctypes.ErrDuplicateKey, rpctypes.ErrRequestTooLarge,
+		rpctypes.ErrUserEmpty, rpctypes.ErrAuthFailed,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// notSent reports whether an error says that the transaction was not applied, although it may be when sent again.
+func notSent(err error) bool {
+	for _, e := range []error{rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests, rpctypes.ErrInvalidAuthToken} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

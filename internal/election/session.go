@@ -1,0 +1,223 @@
+// Package election gives a replica its session in etcd, and runs its campaigns for the locks of keys.
+//
+// It promises that a won campaign comes with a fence, the etcd revision at which the lock was written, and with a
+// channel that closes when the session behind it ends; that a lock is written once per hold; that locks are released
+// only by who still holds them; and that every call is bounded.
+//
+// It does not promise mutual exclusion. A holder may be paused past its lease and wake up still believing, and any
+// waiter may take a lock over. What must happen once is guarded by comparing the fence, and everything else that
+// decides, in the transaction that does it.
+//
+// The package knows etcd and nothing of what is locked.
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+)
+
+// DefaultTTL is the default time to live of a session's lease. A dead holder's locks are taken over long before; the
+// lease only cleans up after it. It is well below the usual termination grace period of 30 s.
+const DefaultTTL = 10 * time.Second
+
+// minTTL is the shortest lease that survives an etcd election.
+const minTTL = 2 * time.Second
+
+// ErrNoSession is returned at once by campaigns while the replica has no session, and when etcd says that the lease is
+// gone. Nothing was locked.
+var ErrNoSession = errors.New("no session with etcd")
+
+// ErrUnknown is returned when etcd did not say in time what became of a campaign. A lock that it may have written is
+// deleted in the background.
+var ErrUnknown = errors.New("outcome of the campaign not known")
+
+// Config is what an Elector works with.
+type Config struct {
+	Client *clientv3.Client
+	// TTL of the session's lease, at least 2 s. Default: DefaultTTL.
+	TTL time.Duration
+	// Attempt bounds each request to etcd. Default: 600 ms.
+	Attempt time.Duration
+	Log     *slog.Logger
+	// Announce is called for each new session before it counts as begun; an error ends it. It must return soon after ctx
+	// ends. Default: nothing is done.
+	Announce func(ctx context.Context, lease clientv3.LeaseID) error
+	// Changed is called after Alive has changed. It must not block. Default: nothing is done.
+	Changed func()
+}
+
+// Elector holds one session at a time and campaigns with it. All methods are safe for concurrent use.
+type Elector struct {
+	cfg   Config
+	tasks sync.WaitGroup
+	bg    context.Context // of clean-ups; ends shortly after Run does
+
+	mu      sync.Mutex // protects the following fields
+	session *concurrency.Session
+	renew   context.CancelFunc // ends the session early
+}
+
+// New returns an Elector that has no session until Run gets one.
+func New(cfg Config) (*Elector, error) {
+	if cfg.TTL == 0 {
+		cfg.TTL = DefaultTTL
+	}
+	if cfg.TTL < minTTL {
+		return nil, fmt.Errorf("session TTL is %v, the least that survives an etcd election is %v", cfg.TTL, minTTL)
+	}
+	if cfg.Attempt == 0 {
+		cfg.Attempt = 600 * time.Millisecond
+	}
+	if cfg.Announce == nil {
+		cfg.Announce = func(context.Context, clientv3.LeaseID) error { return nil }
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func() {}
+	}
+	return &Elector{cfg: cfg, bg: context.Background()}, nil
+}
+
+// Run keeps a session until ctx ends. Then it gives up the session and everything locked with it, within about two
+// seconds: locks that could not be released end with the lease.
+func (e *Elector) Run(ctx context.Context) {
+	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	e.mu.Lock()
+	e.bg = bg
+	e.mu.Unlock()
+	for ctx.Err() == nil {
+		if err := e.once(ctx); err != nil && ctx.Err() == nil {
+			e.cfg.Log.Warn("no session with etcd, trying again", "error", err)
+			pause(ctx, 200*time.Millisecond+rand.N(300*time.Millisecond))
+		}
+	}
+	e.drain(cancel)
+}
+
+// drain waits for clean-ups, a bounded time.
+func (e *Elector) drain(cancel context.CancelFunc) {
+	done := make(chan struct{})
+	go func() { e.tasks.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(e.cfg.Attempt):
+		cancel()
+		<-done
+	}
+}
+
+// once gets a session and waits for its end.
+func (e *Elector) once(ctx context.Context) error {
+	session, err := e.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer e.end(ctx, session)
+	cctx, cancel := context.WithTimeout(ctx, 2*e.cfg.Attempt)
+	err = e.cfg.Announce(cctx, session.Lease())
+	cancel()
+	if err != nil {
+		return fmt.Errorf("announcing the session: %w", err)
+	}
+	renew, stop := context.WithCancel(ctx)
+	defer stop()
+	e.set(session, stop)
+	e.cfg.Log.Info("session with etcd", "lease", fmt.Sprintf("%x", session.Lease()), "ttl", e.cfg.TTL)
+	select {
+	case <-session.Done():
+		e.cfg.Log.Warn("session with etcd lost: what was locked with it is not used any more")
+	case <-renew.Done():
+	}
+	return nil
+}
+
+// begin makes a session whose creation is bounded. concurrency.NewSession alone would wait for etcd without end, and
+// its Close for a whole TTL.
+func (e *Elector) begin(ctx context.Context) (*concurrency.Session, error) {
+	gctx, cancel := context.WithTimeout(ctx, 2*e.cfg.Attempt)
+	defer cancel()
+	lease, err := e.cfg.Client.Grant(gctx, int64((e.cfg.TTL+time.Second-1)/time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("granting a lease: %w", err)
+	}
+	// The session outlives ctx until end gives it up.
+	session, err := concurrency.NewSession(e.cfg.Client, concurrency.WithLease(lease.ID), concurrency.WithContext(context.WithoutCancel(ctx)))
+	if err != nil {
+		return nil, fmt.Errorf("keeping a lease alive: %w", err)
+	}
+	if session == nil { // NewSession can return nil, nil
+		return nil, errors.New("keeping a lease alive: the client is closed")
+	}
+	return session, nil
+}
+
+// end gives a session up, for ever: its lease is revoked, which deletes what was locked with it. If that fails the
+// lease expires.
+func (e *Elector) end(ctx context.Context, session *concurrency.Session) {
+	e.set(nil, nil)
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.cfg.Attempt)
+	defer cancel()
+	session.Orphan()
+	_, _ = e.cfg.Client.Revoke(cctx, session.Lease())
+}
+
+func (e *Elector) set(session *concurrency.Session, renew context.CancelFunc) {
+	e.mu.Lock()
+	e.session, e.renew = session, renew
+	e.mu.Unlock()
+	e.cfg.Changed()
+}
+
+// current returns the session, nil if there is none or it has ended.
+func (e *Elector) current() *concurrency.Session {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.session == nil {
+		return nil
+	}
+	select {
+	case <-e.session.Done():
+		return nil
+	default:
+		return e.session
+	}
+}
+
+// Alive reports whether there is a session now.
+func (e *Elector) Alive() bool { return e.current() != nil }
+
+// expired ends a session that etcd says is gone although the client still believes in it.
+func (e *Elector) expired(session *concurrency.Session) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.session == session && e.renew != nil {
+		e.renew()
+	}
+}
+
+// background runs a clean-up that Run waits for.
+func (e *Elector) background(fn func(ctx context.Context)) {
+	e.mu.Lock()
+	ctx := e.bg
+	e.mu.Unlock()
+	if ctx.Err() == nil {
+		e.tasks.Go(func() { fn(ctx) })
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

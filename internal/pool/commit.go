@@ -1,0 +1,307 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// StageRotate is what a lock says on the ordinary path, which calls no upstream.
+const StageRotate = "rotate"
+
+// situation is what a commit rests on, read at one revision. Each part is compared by the transaction.
+type situation struct {
+	pool    *Pool
+	active  *Active
+	pending *Pending // nil: none
+	backup  *Backup
+}
+
+// commit ends the life under a won term, starting from the state the campaign saw. It reports whether the lock is
+// released; errAgain means that the lock or the life is not what it was.
+func (r *Rotator) commit(ctx context.Context, f *flight, term *Term, s *State) (released bool, err error) {
+	if err := r.Steps(ctx, StepRead, f.life); err != nil {
+		return false, err
+	}
+	spent := make(map[string]bool) // backups found taken by others
+	for ctx.Err() == nil && !term.over() {
+		if done, err := r.ended(ctx, f, s); done || err != nil {
+			return false, err
+		}
+		now, err := situationOf(f.life, s)
+		if err != nil {
+			return false, err
+		}
+		if f.fulfils && (now.pending == nil || now.pending.Generation != f.life.Generation) {
+			return false, errCancelled
+		}
+		if err := mayRotate(now.pool, now.active, f.req.Trigger); err != nil {
+			return false, err
+		}
+		if now.backup, err = r.findBackup(ctx, f.life.Pool, spent); err != nil {
+			return false, err
+		}
+		lost, err := r.attempt(ctx, f, term, now)
+		if err != nil || lost == nil {
+			return err == nil, err
+		}
+		if err := r.reconsider(f, lost, spent); err != nil {
+			return false, err
+		}
+		s = lost.result.State
+	}
+	return false, errAgain
+}
+
+// over reports whether the session behind the lock has ended: then the lock is not the holder's any more.
+func (t *Term) over() bool {
+	select {
+	case <-t.Done:
+		return true
+	default:
+		return false
+	}
+}
+
+// situationOf takes a situation from a state in which the life is in service.
+func situationOf(l Life, s *State) (now situation, err error) {
+	var errs [3]error
+	now.pool, errs[0] = Find[*Pool](s, PoolRef(l.Pool))
+	now.active, errs[1] = Find[*Active](s, ActiveRef(l.Pool, l.Key))
+	now.pending, errs[2] = Find[*Pending](s, PendingRef(l.Pool, l.Key))
+	if now.pool == nil && errs[0] == nil {
+		errs[0] = Refuse(ReasonPoolNotFound, "pool %q does not exist any more", l.Pool)
+	}
+	return now, errors.Join(errs[:]...)
+}
+
+// findBackup reserves a backup for this attempt, nil if the pool surely has none.
+func (r *Rotator) findBackup(ctx context.Context, pool string, not map[string]bool) (*Backup, error) {
+	if b := r.chooseBackup(pool, not); b != nil {
+		return b, nil
+	}
+	return r.searchStock(ctx, pool, not)
+}
+
+// loss is a transaction that was not applied, with what the store held instead.
+type loss struct {
+	txn    *Txn
+	result *Result
+}
+
+// attempt makes the rotation, or without a backup records that it waits. It returns nil if that is done.
+func (r *Rotator) attempt(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
+	if now.backup == nil {
+		return r.park(ctx, f, term, now)
+	}
+	defer r.stock.drop(now.backup.Ref())
+	return r.swap(ctx, f, term, now)
+}
+
+// searchStock looks into the store when the mirror shows no backup that could be used: "no stock" is never said from
+// memory.
+func (r *Rotator) searchStock(ctx context.Context, pool string, not map[string]bool) (*Backup, error) {
+	recs, _, err := r.Store.List(ctx, KindBackup, pool, 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, rec := range recs {
+		if b, ok := rec.(*Backup); ok && r.reserve(b, not) {
+			return b, nil
+		}
+	}
+	return nil, nil
+}
+
+// swap makes the rotation. A crash before its transaction is sent leaves a lock that others take over; after it, the
+// rotation as it is on record. It returns the lost result for another try.
+func (r *Rotator) swap(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
+	txn, rot, successor := rotationTxn(f, term, now, r.Replica, r.Now())
+	began := time.Now()
+	res, err := r.applier.apply(ctx, txn)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Steps(ctx, StepCommit, f.life); err != nil {
+		return nil, err
+	}
+	if !res.Applied {
+		return &loss{txn, res}, nil
+	}
+	r.patience.observe(time.Since(began))
+	rot.CreateRevision, rot.ModRevision = res.Revision, res.Revision
+	successor.CreateRevision, successor.ModRevision = res.Revision, res.Revision
+	f.rotation, f.key, f.revision = rot, successor, res.Revision
+	r.Observer.Rotated(rot, r.Now().Sub(f.began))
+	return nil, r.Steps(ctx, StepAnswer, f.life)
+}
+
+// rotationTxn is the transaction at the heart of the service. Its compares alone make a rotation correct: the life is
+// still in service (and was not rotated: rotations are kept longer than any call lives), the backup is as it was seen
+// and in no other home, the pool is neither changed nor paused nor deleted, and nobody has taken the lock over.
+func rotationTxn(f *flight, term *Term, now situation, replica string, at time.Time) (*Txn, *Rotation, *Active) {
+	old, backup := now.active, now.backup
+	rot := &Rotation{
+		Version: Version{Schema: Schema}, Life: f.life, ID: newID(), Slot: old.Slot, NewKey: backup.Key,
+		Trigger: f.req.Trigger, Source: f.req.Source, Reason: f.req.Reason, RequestID: f.req.RequestID, ProxyID: f.req.ProxyID,
+		Holder: replica, CommittedAt: at,
+	}
+	if p := now.pending; p != nil && p.Generation == f.life.Generation {
+		// The rotation that waited is made now: it is the one on record, whoever finishes it.
+		rot.Trigger, rot.Source, rot.Reason, rot.RequestID, rot.ProxyID = p.Trigger, p.Source, p.Reason, p.RequestID, p.ProxyID
+	}
+	successor := &Active{
+		Version: Version{Schema: Schema}, Pool: f.life.Pool, Key: backup.Key, Slot: old.Slot, Status: StatusHealthy,
+		Sealed: backup.Sealed, Labels: backup.Labels, Replaces: old.Key, AddedAt: backup.AddedAt,
+	}
+	txn := &Txn{
+		If: []Guard{
+			LifeIs(f.life),
+			Absent(RotationRef(f.life)),
+			Same(backup),
+			Absent(successor.Ref()),
+			Absent(RetiredRef(f.life.Pool, backup.Key)),
+			Absent(RetiredRef(f.life.Pool, old.Key)),
+			Absent(BackupRef(f.life.Pool, old.Key)),
+			Same(now.pool),
+			pendingGuard(f.life, now.pending),
+		},
+		Delete: []Ref{old.Ref(), backup.Ref()},
+		Put:    []Record{successor, retire(old, backup.Key, at), rot},
+		Event:  rotatedEvent(rot),
+	}
+	if now.pending != nil {
+		txn.Delete = append(txn.Delete, now.pending.Ref())
+	}
+	term.guard(txn)
+	return txn, rot, successor
+}
+
+func pendingGuard(l Life, seen *Pending) Guard {
+	if seen == nil {
+		return Absent(PendingRef(l.Pool, l.Key))
+	}
+	return Same(seen)
+}
+
+func retire(old *Active, by string, at time.Time) *Retired {
+	return &Retired{
+		Version: Version{Schema: Schema}, Pool: old.Pool, Key: old.Key, Phase: PhaseRetired, Slot: old.Slot,
+		Generation: old.CreateRevision, ReplacedBy: by, Sealed: old.Sealed, Labels: old.Labels,
+		AddedAt: old.AddedAt, RetiredAt: at, SpendUSD: old.SpendUSD,
+	}
+}
+
+func rotatedEvent(rot *Rotation) *Event {
+	return &Event{
+		ID: newID(), Type: EventKeyRotated, Pool: rot.Pool, Subject: "keys/" + rot.Key, Time: rot.CommittedAt,
+		Trigger: rot.Trigger, Source: rot.Source, Reason: rot.Reason, RequestID: rot.RequestID,
+		Key: rot.Key, NewKey: rot.NewKey, Generation: rot.Generation, Slot: rot.Slot, Proxy: rot.ProxyID,
+		RotationID: rot.ID, Home: HomeRetired,
+	}
+}
+
+// newID makes a unique id that sorts by the time it was made.
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// park records that the rotation waits for stock and takes the key out of service. If stock came in between, whoever
+// sees both finishes it.
+func (r *Rotator) park(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
+	if p := now.pending; p != nil && p.Generation == f.life.Generation {
+		f.revision = p.ModRevision
+		r.Locks.Resign(term)
+		return nil, nil
+	}
+	txn, pending := parkTxn(f, term, now, r.Now())
+	res, err := r.applier.apply(ctx, txn)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Steps(ctx, StepCommit, f.life); err != nil {
+		return nil, err
+	}
+	if !res.Applied {
+		return &loss{txn, res}, nil
+	}
+	f.revision = res.Revision
+	r.Observer.Parked(pending)
+	return nil, r.Steps(ctx, StepAnswer, f.life)
+}
+
+func parkTxn(f *flight, term *Term, now situation, at time.Time) (*Txn, *Pending) {
+	pending := &Pending{
+		Version: Version{Schema: Schema}, Life: f.life, Trigger: f.req.Trigger, Source: f.req.Source, Reason: f.req.Reason,
+		RequestID: f.req.RequestID, ProxyID: f.req.ProxyID, RequestedAt: at,
+	}
+	exhausted := *now.active
+	exhausted.Status, exhausted.StatusUntil = StatusExhausted, time.Time{}
+	txn := &Txn{
+		If: []Guard{
+			Same(now.active), // an in-place write, so the version and not only the life
+			Absent(RotationRef(f.life)),
+			Same(now.pool),
+			pendingGuard(f.life, now.pending),
+		},
+		Put: []Record{&exhausted, pending},
+		Event: &Event{
+			ID: newID(), Type: EventKeyPending, Pool: f.life.Pool, Subject: "keys/" + f.life.Key, Time: at,
+			Trigger: pending.Trigger, Source: pending.Source, Reason: pending.Reason, RequestID: pending.RequestID,
+			Key: f.life.Key, Generation: f.life.Generation, Slot: now.active.Slot, Proxy: pending.ProxyID,
+			Status: StatusExhausted, Home: HomeActive,
+		},
+	}
+	term.guard(txn)
+	return txn, pending
+}
+
+// causes names the compare that cost a commit, by the kind of the record it compares, as it is counted.
+var causes = map[Kind]string{
+	KindRotation: "already_rotated",
+	KindActive:   "life_ended",
+	KindLock:     "lock_lost",
+	KindPool:     "pool_changed",
+	KindPending:  "pending_changed",
+	KindBackup:   "backup_taken",
+	KindRetired:  "backup_taken",
+}
+
+// reconsider looks into a lost commit. It returns nil if another try can be made from the state that was found, errAgain
+// if the lock is lost, and a refusal if no try can succeed.
+func (r *Rotator) reconsider(f *flight, lost *loss, spent map[string]bool) error {
+	failed := lost.result.Failed(lost.txn)
+	if len(failed) == 0 {
+		// Every compare would hold now: what stood in the way came and went. Deciding again is right.
+		return nil
+	}
+	r.Observer.Conflict(f.life, cause(f.life, failed[0]))
+	if over := func(g Guard) bool { return g.Ref.Kind == KindRotation || g == LifeIs(f.life) }; slices.ContainsFunc(failed, over) {
+		return nil // the state says how the life ended
+	}
+	var err error
+	for _, g := range failed {
+		switch ofOld := g.Ref.Name == f.life.Key; g.Ref.Kind {
+		case KindLock:
+			err = errAgain
+		case KindBackup, KindActive, KindRetired:
+			if !ofOld {
+				spent[g.Ref.Name] = true
+			} else if g.Ref.Kind != KindActive {
+				return Refuse(ReasonConflict, "key %q is in service and also under %s/: `rotatorctl doctor` says what to do", f.life.Key, g.Ref.Kind)
+			}
+		}
+	}
+	return err
+}
+
+func cause(l Life, g Guard) string {
+	if g.Ref.Kind == KindActive && g.Ref.Name != l.Key {
+		return causes[KindBackup]
+	}
+	if g.Ref.Kind == KindActive && g.Rule == Modified {
+		return "status_changed"
+	}
+	return causes[g.Ref.Kind]
+}

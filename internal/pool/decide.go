@@ -1,0 +1,242 @@
+package pool
+
+import (
+	"context"
+	"sync"
+)
+
+// action is what a request needs next.
+type action int
+
+const (
+	look   action = iota // the mirror cannot tell: read the store
+	refuse               // tell the caller no
+	report               // the life has been rotated: tell the caller
+	parked               // the rotation waits for stock: tell the caller
+	rotate               // make the rotation
+)
+
+// verdict is a decision with what it rests on.
+type verdict struct {
+	action   action
+	life     Life
+	rotation *Rotation
+	refusal  error
+	revision int64
+}
+
+func refused(err error) verdict { return verdict{action: refuse, refusal: err} }
+
+// fromMemory decides what the mirror alone can decide: yes. Everything else has to be looked up.
+func (r *Rotator) fromMemory(req *RotateRequest) (v verdict) {
+	if req.Generation == 0 {
+		return verdict{action: look}
+	}
+	life := Life{req.Pool, req.Key, req.Generation}
+	r.Mirror.Read(func(s *Snapshot) {
+		p := s.Pool(req.Pool)
+		if p == nil {
+			return
+		}
+		if rot := p.Rotation(life); rot != nil {
+			v = verdict{action: report, rotation: rot}
+			return
+		}
+		a := p.Active[req.Key]
+		if a == nil || a.CreateRevision != req.Generation || p.Pending[req.Key] != nil {
+			return
+		}
+		if mayRotate(p.Pool, a, req.Trigger) == nil {
+			v = verdict{action: rotate, life: life}
+		}
+	})
+	return v
+}
+
+// mayRotate says why a life in service must not be rotated now, nil if it may.
+func mayRotate(p *Pool, a *Active, t Trigger) error {
+	switch {
+	case p.Deleting:
+		return Refuse(ReasonPoolDeleting, "pool %q is being deleted", p.Name)
+	case p.Paused:
+		return Refuse(ReasonPoolPaused, "pool %q is paused: nothing is rotated until `rotatorctl pool resume %s`", p.Name, p.Name)
+	case a.Status == StatusDisabled && t != TriggerOperator:
+		return Refuse(ReasonKeyDisabled, "key %q is disabled: only an operator may rotate it", a.Key)
+	case p.TooNew(), a.TooNew():
+		return Refuse(ReasonSchemaTooNew, "a record of key %q was written by a newer rotatord: upgrade this replica, or ask a newer one", a.Key)
+	}
+	return nil
+}
+
+// standing is everything about one key and, where the request names one, one life, read at one revision.
+type standing struct {
+	state     *State
+	stocked   bool        // the pool has a backup; only read where a rotation waits for one
+	rotations []*Rotation // of the life asked for; of the key, oldest first, if none was named
+}
+
+// answered is the rotation that answers the request although nothing was decided yet: the one of the life it names, or
+// without a life the one its request id made, whatever became of the key since.
+func (st *standing) answered(req *RotateRequest) *Rotation {
+	for _, rot := range st.rotations {
+		if req.Generation != 0 || rot.RequestID == req.RequestID {
+			return rot
+		}
+	}
+	return nil
+}
+
+// last is the latest rotation that was read.
+func (st *standing) last() *Rotation {
+	if len(st.rotations) == 0 {
+		return nil
+	}
+	return st.rotations[len(st.rotations)-1]
+}
+
+// decide decides from the store. Nothing here is guessed: every refusal rests on one linearizable revision.
+func decide(req *RotateRequest, st *standing) verdict {
+	s := st.state
+	p, err := Find[*Pool](s, PoolRef(req.Pool))
+	if err != nil {
+		return refused(err)
+	}
+	if p == nil {
+		return refused(Refuse(ReasonPoolNotFound, "pool %q does not exist; `rotatorctl pool list` shows those that do", req.Pool))
+	}
+	if rot := st.answered(req); rot != nil {
+		return verdict{action: report, rotation: rot}
+	}
+	a, err := Find[*Active](s, ActiveRef(req.Pool, req.Key))
+	if err != nil {
+		return refused(err)
+	}
+	inService := a != nil && (req.Generation == 0 || req.Generation == a.CreateRevision)
+	if !inService {
+		return decideEnded(req, st, a)
+	}
+	if err := mayRotate(p, a, req.Trigger); err != nil {
+		return refused(err)
+	}
+	pending, err := Find[*Pending](s, PendingRef(req.Pool, req.Key))
+	if err != nil {
+		return refused(err)
+	}
+	if pending != nil && pending.Generation == a.CreateRevision && !st.stocked {
+		return verdict{action: parked, life: a.Life(), revision: s.Revision}
+	}
+	return verdict{action: rotate, life: a.Life()}
+}
+
+// decideEnded decides for a life that is not in service: it was rotated, or it never was, or it is off the record.
+func decideEnded(req *RotateRequest, st *standing, a *Active) verdict {
+	s := st.state
+	switch {
+	case req.Generation > s.Revision:
+		return refused(Refuse(ReasonGenerationInFuture, "generation %d is newer than etcd's revision %d: it is not from this installation, or etcd was restored from an older snapshot", req.Generation, s.Revision))
+	case req.Generation == 0 && s.Has(BackupRef(req.Pool, req.Key)):
+		return refused(Refuse(ReasonKeyInStock, "key %q is in stock, not in service: there is nothing to rotate", req.Key))
+	case req.Generation == 0 && st.last() != nil:
+		return verdict{action: report, rotation: st.last()}
+	case a != nil || s.Has(BackupRef(req.Pool, req.Key)) || s.Has(RetiredRef(req.Pool, req.Key)):
+		return refused(Refuse(ReasonRotationNotFound, "no rotation of key %q with generation %d is on record; that life is over", req.Key, req.Generation))
+	}
+	return refused(Refuse(ReasonKeyNotFound, "pool %q has no key %q; it may have been removed", req.Pool, req.Key))
+}
+
+// readStanding reads what decide needs. Its reads are at rising revisions; rotations never change, so one that shows
+// up only in the later read is as true as one in the first.
+func readStanding(ctx context.Context, store Store, req *RotateRequest) (*standing, error) {
+	pool, key := req.Pool, req.Key
+	life := Life{pool, key, req.Generation}
+	refs := []Ref{PoolRef(pool), ActiveRef(pool, key), BackupRef(pool, key), RetiredRef(pool, key), PendingRef(pool, key), RotationRef(life)}
+	state, err := store.Read(ctx, refs...)
+	if err != nil {
+		return nil, err
+	}
+	st := &standing{state: state}
+	if req.Generation == 0 {
+		st.rotations, _, err = store.Rotations(ctx, pool, key)
+	} else if rot, ferr := Find[*Rotation](state, RotationRef(life)); rot != nil {
+		st.rotations, err = []*Rotation{rot}, ferr
+	} else {
+		err = ferr
+	}
+	if err == nil && state.Has(PendingRef(pool, key)) {
+		var stock []Record
+		stock, _, err = store.List(ctx, KindBackup, pool, 1)
+		st.stocked = len(stock) > 0
+	}
+	return st, err
+}
+
+// sharedReads lets all who ask about one life at a moment share one read. A caller never gets a read that began before
+// it asked: that could miss what the caller already knows.
+type sharedReads struct {
+	mu     sync.Mutex // protects the following field and all rounds
+	rounds map[Life]*readRound
+}
+
+// readRound is one read. While it is under way, those who ask gather in its next.
+type readRound struct {
+	next *readRound
+	done chan struct{} // closed when st and err are set
+	st   *standing
+	err  error
+}
+
+// read joins the next read that begins for the request's life.
+func (s *sharedReads) read(ctx context.Context, spawn func(func()) bool, store Store, req *RotateRequest) (*standing, error) {
+	round, err := s.join(spawn, store, req)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-round.done:
+		return round.st, round.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (s *sharedReads) join(spawn func(func()) bool, store Store, req *RotateRequest) (*readRound, error) {
+	life := Life{req.Pool, req.Key, req.Generation}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if under := s.rounds[life]; under != nil {
+		if under.next == nil {
+			under.next = &readRound{done: make(chan struct{})}
+		}
+		return under.next, nil
+	}
+	round := &readRound{done: make(chan struct{})}
+	if s.rounds == nil {
+		s.rounds = make(map[Life]*readRound)
+	}
+	query := RotateRequest{Pool: req.Pool, Key: req.Key, Generation: req.Generation}
+	if !spawn(func() { s.run(life, round, store, &query) }) {
+		return nil, errStopping
+	}
+	s.rounds[life] = round
+	return round, nil
+}
+
+// run makes a round's read, and then the reads of those who asked meanwhile. It does not end with any caller's context:
+// others wait for it too.
+func (s *sharedReads) run(life Life, round *readRound, store Store, query *RotateRequest) {
+	for round != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), readBudget)
+		round.st, round.err = readStanding(ctx, store, query)
+		cancel()
+		close(round.done)
+		s.mu.Lock()
+		next := round.next
+		if next == nil {
+			delete(s.rounds, life)
+		} else {
+			s.rounds[life] = next
+		}
+		s.mu.Unlock()
+		round = next
+	}
+}

@@ -1,0 +1,111 @@
+package pool
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Limits of what callers may store. Records stay small: a rotation's transaction carries half a dozen of them.
+const (
+	MaxName         = 128  // bytes of a pool, key, slot or proxy name
+	MaxSource       = 128  // bytes
+	MaxReason       = 1024 // bytes
+	MaxRequestID    = 128  // bytes
+	MaxDescription  = 1024 // bytes
+	MaxSecret       = 4096 // bytes
+	MaxLabels       = 32   // labels of one record
+	MaxLabelName    = 128  // bytes
+	MaxLabelValue   = 256  // bytes
+	MaxBindingSlots = 32   // slots of one binding: with its compares it must fit one etcd transaction of 128 operations
+	MaxPriority     = 100
+	MaxKeysPerAdd   = 1000
+)
+
+var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$`)
+
+// CheckName says what is wrong with a pool, key, slot or proxy name; "" if nothing is.
+func CheckName(name string) string {
+	switch {
+	case name == "":
+		return "is required"
+	case !nameRule.MatchString(name):
+		return "must match [A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
+	}
+	return ""
+}
+
+// CheckText says what is wrong with a free text of at most max bytes; "" if nothing is.
+func CheckText(text string, max int) string {
+	switch {
+	case len(text) > max:
+		return fmt.Sprintf("has %d bytes, at most %d are allowed", len(text), max)
+	case !utf8.ValidString(text):
+		return "is not valid UTF-8"
+	case strings.ContainsFunc(text, func(r rune) bool { return r < ' ' && r != '\t' && r != '\n' }):
+		return "contains control characters"
+	}
+	return ""
+}
+
+// CheckRequestID says what is wrong with a request id; "" if nothing is.
+func CheckRequestID(id string) string {
+	if len(id) > MaxRequestID {
+		return fmt.Sprintf("has %d bytes, at most %d are allowed", len(id), MaxRequestID)
+	}
+	if strings.ContainsFunc(id, func(r rune) bool { return r < '!' || r > '~' }) {
+		return "must be printable ASCII without spaces"
+	}
+	return ""
+}
+
+// CheckSecret says what is wrong with a secret without showing it; "" if nothing is.
+func CheckSecret(s Secret) string {
+	v := s.Reveal()
+	switch {
+	case v == "":
+		return "is required"
+	case len(v) > MaxSecret:
+		return fmt.Sprintf("has %d bytes, at most %d are allowed", len(v), MaxSecret)
+	case strings.TrimSpace(v) != v:
+		return "has white space at its start or end"
+	case strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return "contains control characters"
+	}
+	return ""
+}
+
+// CheckLabels says what is wrong with labels; "" if nothing is.
+func CheckLabels(labels map[string]string) string {
+	if len(labels) > MaxLabels {
+		return fmt.Sprintf("has %d labels, at most %d are allowed", len(labels), MaxLabels)
+	}
+	for name, value := range labels {
+		if p := CheckName(name); p != "" {
+			return fmt.Sprintf("label name %.140q %s", name, p)
+		}
+		if p := CheckText(value, MaxLabelValue); p != "" {
+			return fmt.Sprintf("label %q %s", name, p)
+		}
+	}
+	return ""
+}
+
+// CheckStatus says what is wrong with the status a key is added with; "" if nothing is.
+func CheckStatus(s Status, until time.Time) string {
+	switch s {
+	case StatusRateLimited, StatusError:
+		if until.IsZero() {
+			return "needs a time at which it ends"
+		}
+	case StatusHealthy, StatusExhausted, StatusDisabled:
+		if !until.IsZero() {
+			return "does not end by itself, so it must not have a time at which it ends"
+		}
+	default:
+		return "is unknown"
+	}
+	return ""
+}

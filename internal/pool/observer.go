@@ -1,0 +1,41 @@
+package pool
+
+import "time"
+
+// Observer is told what happened, for the log and the metrics. Calls must not block. No argument ever holds a secret.
+type Observer interface {
+	// Rotated: this replica committed a rotation; took counts from the first caller's request.
+	Rotated(r *Rotation, took time.Duration)
+	// Parked: this replica recorded that a rotation waits for stock.
+	Parked(p *Pending)
+	// Answered: a RotateKey call was answered with outcome ("rotated", "already_rotated", "pending" or a refusal's reason
+	// in lower case). shared: the call made no work of its own, because the answer was in memory or another call did it.
+	Answered(l Life, t Trigger, source, outcome string, shared bool, took time.Duration)
+	// Conflict: a commit lost a compare; cause is one of a few fixed words.
+	Conflict(l Life, cause string)
+	// TookOver: this replica took a lock over from a holder that did not finish in time.
+	TookOver(l Life, holder string, after time.Duration)
+	// OutcomeUnknown: the store did not say what became of a write that is about subject; it is looked into.
+	OutcomeUnknown(pool, subject string, attempt int, err error)
+}
+
+// NopObserver ignores everything.
+type NopObserver struct{}
+
+// Rotated implements Observer.
+func (NopObserver) Rotated(*Rotation, time.Duration) {}
+
+// Parked implements Observer.
+func (NopObserver) Parked(*Pending) {}
+
+// Answered implements Observer.
+func (NopObserver) Answered(Life, Trigger, string, string, bool, time.Duration) {}
+
+// Conflict implements Observer.
+func (NopObserver) Conflict(Life, string) {}
+
+// TookOver implements Observer.
+func (NopObserver) TookOver(Life, string, time.Duration) {}
+
+// OutcomeUnknown implements Observer.
+func (NopObserver) OutcomeUnknown(string, string, int, error) {}

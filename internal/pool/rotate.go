@@ -1,0 +1,366 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Outcome says what a Rotate call came to.
+type Outcome int
+
+// The outcomes; the numbers are those of rotator.v1.Outcome.
+const (
+	OutcomeUnspecified Outcome = iota
+	OutcomeRotated
+	OutcomeAlreadyRotated
+	OutcomePending
+)
+
+var outcomeNames = [...]string{"unspecified", "rotated", "already_rotated", "pending"}
+
+// String is the outcome's name in logs and metrics.
+func (o Outcome) String() string {
+	if o < 0 || int(o) >= len(outcomeNames) {
+		return "unknown"
+	}
+	return outcomeNames[o]
+}
+
+// RotateRequest names a key and says why it has to go.
+type RotateRequest struct {
+	Pool       string
+	Key        string
+	Generation int64 // 0: the life that is active now
+	Trigger    Trigger
+	Source     string
+	Reason     string
+	RequestID  string // "": one is made up
+	ProxyID    string
+}
+
+func (r *RotateRequest) check() error {
+	var v []Violation
+	add := func(field, problem string) {
+		if problem != "" {
+			v = append(v, Violation{field, problem})
+		}
+	}
+	add("pool", CheckName(r.Pool))
+	add("key_id", CheckName(r.Key))
+	if r.Generation < 0 {
+		add("generation", "must not be negative")
+	}
+	if !r.Trigger.Known() {
+		add("trigger", "must be one of provider, pool, spend checker, proxy, operator")
+	}
+	add("source", CheckText(r.Source, MaxSource))
+	add("reason", CheckText(r.Reason, MaxReason))
+	add("request_id", CheckRequestID(r.RequestID))
+	if r.ProxyID != "" {
+		add("proxy_id", CheckName(r.ProxyID))
+	}
+	if len(v) > 0 {
+		return &Refusal{Reason: ReasonInvalidArgument, Message: "the request has invalid fields", Fields: v}
+	}
+	return nil
+}
+
+// RotateResult is the answer to one caller; Rotation is the same for all callers of a life.
+type RotateResult struct {
+	Outcome  Outcome
+	Rotation *Rotation // nil while pending
+	Key      *Active   // the slot's current key; while pending another usable key; may be nil
+	Revision int64
+}
+
+// Locks is the per-key campaign. It saves work and orders side effects; what it grants is checked again by the commit.
+type Locks interface {
+	// Campaign makes one attempt to take the lock of a life that is still in service: if nobody holds it (over = 0), or
+	// over the head of the holder who wrote it at revision over. It returns a term if it won, and always the state that
+	// decided: LockRef, ActiveRef, RotationRef and PendingRef of the life, and PoolRef, at the campaign's revision.
+	//
+	// It blocks for a few round trips at most. After an error this replica does not hold the lock for long: a lock
+	// that was written although the answer was lost is deleted as soon as that can be done.
+	Campaign(ctx context.Context, l Life, over int64) (*Term, *State, error)
+	// Resign gives a lock back that no transaction has released. It does not block and may do nothing.
+	Resign(t *Term)
+}
+
+// Term is a won campaign: a context that ends with the session behind the lock, and a fence that every write of the
+// holder carries.
+type Term struct {
+	Life
+	Fence int64 // the lock's ModRevision. 0 only in tests that switch the lock off: then nothing is fenced
+	Done  <-chan struct{}
+}
+
+// guard compares that the lock is still this term's.
+func (t *Term) guard(txn *Txn) {
+	if t.Fence != 0 {
+		ref := LockRef(t.Pool, t.Key)
+		txn.If = append(txn.If, Unchanged(ref, t.Fence))
+		txn.Delete = append(txn.Delete, ref)
+	}
+}
+
+// Step names a point of a rotation at which tests stop, kill or fail it.
+type Step string
+
+// The steps of a rotation, in order.
+const (
+	StepCampaign Step = "campaign" // before the lock is asked for
+	StepLocked   Step = "locked"   // the lock is held
+	StepRead     Step = "read"     // all that the commit needs has been read
+	StepCommit   Step = "commit"   // the commit has been answered
+	StepAnswer   Step = "answer"   // before the callers are answered
+)
+
+// RotatorConfig is what a Rotator works with. Steps may be nil.
+type RotatorConfig struct {
+	Store    Store
+	Locks    Locks
+	Mirror   *Mirror
+	Observer Observer
+	Replica  string           // this replica's name
+	Ready    func() error     // says why the store cannot be written now, nil if it can; it must not block. Default: it can
+	Now      func() time.Time // default: time.Now
+	Budget   time.Duration    // for one rotation, whoever waits for it; default: 1.6 s
+	// Steps is called at each step of each rotation. A test may block or fail there; it is nil in the service.
+	Steps func(ctx context.Context, s Step, l Life) error
+}
+
+// Rotator turns any number of requests for one life of a key into one rotation.
+type Rotator struct {
+	RotatorConfig
+	applier  applier
+	stock    reservations
+	patience patience
+	reads    sharedReads
+	base     context.Context
+	stop     context.CancelFunc
+	work     sync.WaitGroup
+
+	mu      sync.Mutex // protects the following fields
+	flights map[Life]*flight
+	closed  bool
+}
+
+// NewRotator returns a Rotator; Close it to end what it has under way.
+func NewRotator(cfg RotatorConfig) *Rotator {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Ready == nil {
+		cfg.Ready = func() error { return nil }
+	}
+	if cfg.Budget == 0 {
+		cfg.Budget = 1600 * time.Millisecond
+	}
+	if cfg.Steps == nil {
+		cfg.Steps = func(context.Context, Step, Life) error { return nil }
+	}
+	r := &Rotator{RotatorConfig: cfg, flights: make(map[Life]*flight)}
+	r.applier = applier{store: cfg.Store, unknown: func(t *Txn, attempt int, err error) {
+		cfg.Observer.OutcomeUnknown(t.Event.Pool, t.Event.Subject, attempt, err)
+	}}
+	r.base, r.stop = context.WithCancel(context.Background())
+	return r
+}
+
+// Close ends all rotations under way and waits for them. Their callers are told that the outcome is unknown.
+func (r *Rotator) Close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.stop()
+	r.work.Wait()
+}
+
+var errStopping = Refuse(ReasonNotApplied, "this replica is stopping; ask another one")
+
+// spawn runs fn in a goroutine that Close waits for. It reports false if the Rotator is closed.
+func (r *Rotator) spawn(fn func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	r.work.Go(fn)
+	return true
+}
+
+// Rotate answers a trigger. All callers for one life of a key get the same rotation.
+//
+// The work does not end with ctx: a caller who goes away leaves it to the others. After an error with
+// ReasonOutcomeUnknown the call can be repeated with the same request id.
+func (r *Rotator) Rotate(ctx context.Context, req RotateRequest) (*RotateResult, error) {
+	began := r.Now()
+	if err := req.check(); err != nil {
+		return nil, err
+	}
+	if req.RequestID == "" {
+		req.RequestID = uuid.NewString()
+	}
+	res, shared, err := r.answer(ctx, &req)
+	outcome := string(ReasonOf(err))
+	if err == nil {
+		outcome = res.Outcome.String()
+	}
+	r.Observer.Answered(Life{req.Pool, req.Key, req.Generation}, req.Trigger, req.Source, outcome, shared, r.Now().Sub(began))
+	return res, err
+}
+
+// answer decides what a request needs. shared is true if it made no work of its own.
+func (r *Rotator) answer(ctx context.Context, req *RotateRequest) (res *RotateResult, shared bool, err error) {
+	for {
+		verdict, err := r.consider(ctx, req)
+		if err != nil {
+			return nil, true, err
+		}
+		switch verdict.action {
+		case refuse:
+			return nil, true, verdict.refusal
+		case report:
+			return r.report(ctx, req, verdict.rotation, nil), true, nil
+		case parked:
+			return r.pendingResult(req, verdict.revision), true, nil
+		}
+		f, joined := r.join(verdict.life, req, false)
+		if f == nil {
+			return nil, true, errStopping
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return nil, joined, abandoned(ctx)
+		}
+		switch {
+		case joined && f.failedForOthers(req):
+			continue // that flight is over; this request begins its own
+		case f.err != nil:
+			return nil, joined, f.err
+		case f.rotation == nil:
+			return r.pendingResult(req, f.revision), joined, nil
+		}
+		return r.report(ctx, req, f.rotation, f.key), joined, nil
+	}
+}
+
+// consider decides from memory if it can, else from the store.
+func (r *Rotator) consider(ctx context.Context, req *RotateRequest) (verdict, error) {
+	v := r.fromMemory(req)
+	if v.action == report {
+		return v, nil
+	}
+	if err := r.Ready(); err != nil || v.action != look {
+		return v, err
+	}
+	st, err := r.reads.read(ctx, r.spawn, r.Store, req)
+	if err != nil {
+		return v, err
+	}
+	return decide(req, st), nil
+}
+
+// abandoned is the answer to a caller who does not wait for the end of the work.
+func abandoned(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	return Refuse(ReasonOutcomeUnknown, "the rotation goes on, but its outcome was not known in time; repeat the call with the same request_id").Because(ctx.Err())
+}
+
+// report answers from a rotation that was made. The record says whose request it was. successor is the new key if this
+// replica made the rotation just now.
+func (r *Rotator) report(ctx context.Context, req *RotateRequest, rot *Rotation, successor *Active) *RotateResult {
+	res := &RotateResult{Outcome: OutcomeAlreadyRotated, Rotation: rot, Revision: rot.Revision()}
+	if rot.RequestID == req.RequestID {
+		res.Outcome = OutcomeRotated
+	}
+	switch {
+	case r.currentKey(res):
+	case successor != nil:
+		res.Key = successor
+	default:
+		r.awaitKey(ctx, res)
+	}
+	return res
+}
+
+// currentKey completes an answer with the slot's key as the mirror has it. It reports false if the mirror has not seen
+// the rotation yet.
+func (r *Rotator) currentKey(res *RotateResult) (seen bool) {
+	r.Mirror.Read(func(s *Snapshot) {
+		if seen = s.Revision >= res.Rotation.Revision(); !seen {
+			return
+		}
+		res.Revision = s.Revision
+		if p := s.Pool(res.Rotation.Pool); p != nil {
+			res.Key = p.BySlot[res.Rotation.Slot]
+		}
+	})
+	return seen
+}
+
+// awaitKey completes an answer for a rotation that the mirror is about to show. If the mirror is held up the store is
+// asked, and if that fails too the answer goes without the key: the rotation is known, and GetKeys gives the key.
+func (r *Rotator) awaitKey(ctx context.Context, res *RotateResult) {
+	wctx, cancel := context.WithTimeout(ctx, mirrorGrace)
+	defer cancel()
+	if r.Mirror.Wait(wctx, res.Rotation.Revision()) == nil && r.currentKey(res) {
+		return
+	}
+	st, err := r.Store.Read(ctx, ActiveRef(res.Rotation.Pool, res.Rotation.NewKey))
+	if err != nil {
+		return
+	}
+	a, err := Find[*Active](st, ActiveRef(res.Rotation.Pool, res.Rotation.NewKey))
+	if err == nil && a != nil && a.Slot == res.Rotation.Slot {
+		res.Key, res.Revision = a, st.Revision
+	}
+}
+
+const (
+	// readBudget bounds a read that several callers wait for.
+	readBudget = 1500 * time.Millisecond
+	// mirrorGrace is how long an answer waits for the mirror to show what the store is known to hold.
+	mirrorGrace = 100 * time.Millisecond
+)
+
+// pendingResult answers that the rotation waits for stock, with another key that can be used meanwhile.
+func (r *Rotator) pendingResult(req *RotateRequest, revision int64) *RotateResult {
+	res := &RotateResult{Outcome: OutcomePending, Revision: revision}
+	now := r.Now()
+	r.Mirror.Read(func(s *Snapshot) {
+		res.Revision = max(revision, s.Revision)
+		if p := s.Pool(req.Pool); p != nil {
+			res.Key = p.anotherKey(req.ProxyID, req.Key, now)
+		}
+	})
+	return res
+}
+
+// anotherKey is a usable key of a proxy other than the failing one; of the whole pool for a proxy without binding.
+func (p *PoolState) anotherKey(proxy, failing string, now time.Time) *Active {
+	usable := func(a *Active) bool {
+		return a != nil && a.Key != failing && a.StatusAt(now) == StatusHealthy
+	}
+	if b := p.Bindings[proxy]; b != nil {
+		for _, s := range b.Slots {
+			if a := p.BySlot[s.Slot]; usable(a) {
+				return a
+			}
+		}
+		return nil
+	}
+	for _, a := range p.Active { // any: the map's order spreads callers
+		if usable(a) {
+			return a
+		}
+	}
+	return nil
+}

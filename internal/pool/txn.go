@@ -1,0 +1,300 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Kind is a kind of record: the first element of its key in the store.
+type Kind string
+
+// The kinds of records.
+const (
+	KindPool        Kind = "pools"
+	KindSlot        Kind = "slots"
+	KindActive      Kind = "active"
+	KindBackup      Kind = "backup"
+	KindRetired     Kind = "retired"
+	KindRotation    Kind = "rotations"
+	KindPending     Kind = "pending"
+	KindBinding     Kind = "bindings"
+	KindFingerprint Kind = "fingerprints"
+	KindEvent       Kind = "events"
+	KindLock        Kind = "locks"
+	KindReplica     Kind = "replicas"
+)
+
+// Ref names a record. Which fields are set follows from the kind: pools have only Pool, replicas only Name, rotations
+// have a Generation.
+type Ref struct {
+	Kind       Kind
+	Pool       string
+	Name       string
+	Generation int64
+}
+
+// PoolRef names a pool's record.
+func PoolRef(pool string) Ref { return Ref{Kind: KindPool, Pool: pool} }
+
+// SlotRef names a slot.
+func SlotRef(pool, slot string) Ref { return Ref{Kind: KindSlot, Pool: pool, Name: slot} }
+
+// ActiveRef names a key in service.
+func ActiveRef(pool, key string) Ref { return Ref{Kind: KindActive, Pool: pool, Name: key} }
+
+// BackupRef names a key in stock.
+func BackupRef(pool, key string) Ref { return Ref{Kind: KindBackup, Pool: pool, Name: key} }
+
+// RetiredRef names a retired key.
+func RetiredRef(pool, key string) Ref { return Ref{Kind: KindRetired, Pool: pool, Name: key} }
+
+// RotationRef names the record of how a life ended.
+func RotationRef(l Life) Ref {
+	return Ref{Kind: KindRotation, Pool: l.Pool, Name: l.Key, Generation: l.Generation}
+}
+
+// PendingRef names a rotation that waits for stock.
+func PendingRef(pool, key string) Ref { return Ref{Kind: KindPending, Pool: pool, Name: key} }
+
+// BindingRef names a proxy's binding.
+func BindingRef(pool, proxy string) Ref { return Ref{Kind: KindBinding, Pool: pool, Name: proxy} }
+
+// FingerprintRef names the claim on a secret.
+func FingerprintRef(pool, hmac string) Ref {
+	return Ref{Kind: KindFingerprint, Pool: pool, Name: hmac}
+}
+
+// LockRef names the lock of a key.
+func LockRef(pool, key string) Ref { return Ref{Kind: KindLock, Pool: pool, Name: key} }
+
+// EventRef names an event.
+func EventRef(pool, id string) Ref { return Ref{Kind: KindEvent, Pool: pool, Name: id} }
+
+// ReplicaRef names a replica.
+func ReplicaRef(name string) Ref { return Ref{Kind: KindReplica, Name: name} }
+
+// Record is any of the record types, as a pointer. Records are immutable once they are in a State or the Mirror.
+type Record interface {
+	Ref() Ref
+	// At is where the record stands; all zero for one that was not read from the store.
+	At() Version
+}
+
+// Ref implements Record.
+func (p *Pool) Ref() Ref { return PoolRef(p.Name) }
+
+// Ref implements Record.
+func (s *Slot) Ref() Ref { return SlotRef(s.Pool, s.Name) }
+
+// Ref implements Record.
+func (a *Active) Ref() Ref { return ActiveRef(a.Pool, a.Key) }
+
+// Ref implements Record.
+func (b *Backup) Ref() Ref { return BackupRef(b.Pool, b.Key) }
+
+// Ref implements Record.
+func (r *Retired) Ref() Ref { return RetiredRef(r.Pool, r.Key) }
+
+// Ref implements Record.
+func (r *Rotation) Ref() Ref { return RotationRef(r.Life) }
+
+// Ref implements Record.
+func (p *Pending) Ref() Ref { return PendingRef(p.Pool, p.Key) }
+
+// Ref implements Record.
+func (b *Binding) Ref() Ref { return BindingRef(b.Pool, b.Proxy) }
+
+// Ref implements Record.
+func (f *Fingerprint) Ref() Ref { return FingerprintRef(f.Pool, f.HMAC) }
+
+// Ref implements Record.
+func (l *Lock) Ref() Ref { return LockRef(l.Pool, l.Key) }
+
+// Ref implements Record.
+func (r *Replica) Ref() Ref { return ReplicaRef(r.Name) }
+
+// At implements Record for all record types.
+func (v Version) At() Version { return v }
+
+// Broken stands for a record that cannot be decoded. It exists, so it blocks what needs its absence, and it can be
+// seen, but nothing is decided from it.
+type Broken struct {
+	Version
+	Of  Ref
+	Err error
+}
+
+// Ref implements Record.
+func (b *Broken) Ref() Ref { return b.Of }
+
+// State is what some refs held at one revision, read linearizably. A ref that was not asked for panics when looked up:
+// reading it as absent would be a wrong decision.
+type State struct {
+	Revision int64
+	Asked    map[Ref]bool
+	Records  map[Ref]Record
+}
+
+// Find returns the record at ref, nil if there is none, and a refusal if it cannot be decoded.
+func Find[R Record](s *State, ref Ref) (rec R, err error) {
+	if !s.Asked[ref] {
+		panic("pool: state looked up at a ref that was not read: " + string(ref.Kind))
+	}
+	switch r := s.Records[ref].(type) {
+	case nil:
+		return rec, nil
+	case *Broken:
+		return rec, Refuse(ReasonRecordUnreadable, "the record %s/%s/%s cannot be read; `rotatorctl doctor` says more", ref.Kind, ref.Pool, ref.Name).Because(r.Err)
+	default:
+		return r.(R), nil
+	}
+}
+
+// Has reports whether something, readable or not, is at ref.
+func (s *State) Has(ref Ref) bool {
+	if !s.Asked[ref] {
+		panic("pool: state looked up at a ref that was not read: " + string(ref.Kind))
+	}
+	return s.Records[ref] != nil
+}
+
+// Guard is one compare of a transaction. Exactly one of its rules applies: the record's create revision, or its
+// modification revision. Zero means that the record must not exist.
+type Guard struct {
+	Ref      Ref
+	Rule     Rule
+	Revision int64
+}
+
+// Rule says which revision a Guard compares.
+type Rule int
+
+// The rules.
+const (
+	Created  Rule = iota // CreateRevision: the life
+	Modified             // ModRevision: the version
+)
+
+// Absent guards that nothing is at ref.
+func Absent(ref Ref) Guard { return Guard{ref, Created, 0} }
+
+// LifeIs guards that the same life is still in service, whatever in-place writes happened to it.
+func LifeIs(l Life) Guard { return Guard{ActiveRef(l.Pool, l.Key), Created, l.Generation} }
+
+// Unchanged guards that a record is exactly as it was read; revision 0 guards that it is still absent.
+func Unchanged(ref Ref, modRevision int64) Guard { return Guard{ref, Modified, modRevision} }
+
+// Same guards that rec is exactly as it was read.
+func Same(rec Record) Guard { return Unchanged(rec.Ref(), rec.At().ModRevision) }
+
+// Holds reports whether the guard would hold in s.
+func (g Guard) Holds(s *State) bool {
+	var at Version
+	if rec := s.Records[g.Ref]; rec != nil {
+		at = rec.At()
+	}
+	if g.Rule == Created {
+		return at.CreateRevision == g.Revision
+	}
+	return at.ModRevision == g.Revision
+}
+
+// Txn is one guarded transition: all guards hold and all changes happen, or nothing does. The event is part of it.
+//
+// Guards must be of the kind that, once false, stay false for this Txn (revisions never come back): then sending the
+// same Txn again after an unknown outcome is safe, and one definite "no" answers for all copies under way.
+type Txn struct {
+	If     []Guard
+	Put    []Record
+	Delete []Ref
+	Event  *Event
+}
+
+// Result is the store's definite answer to a Txn.
+type Result struct {
+	Applied  bool
+	Revision int64  // of the commit, if applied
+	State    *State // if not applied: what all guarded refs held
+}
+
+// Failed lists the guards that did not hold.
+func (r *Result) Failed(t *Txn) []Guard {
+	var failed []Guard
+	for _, g := range t.If {
+		if !g.Holds(r.State) {
+			failed = append(failed, g)
+		}
+	}
+	return failed
+}
+
+// Store is the replicated state. All calls block until ctx ends at the latest; all are safe for concurrent use.
+type Store interface {
+	// Apply sends t once. An error is ErrNotApplied (surely nothing happened), ErrOutcomeUnknown, or a refusal for what
+	// can never work; everything else is a definite Result. If t was applied by an earlier send (its event is there), the
+	// Result says Applied with the revision of that send.
+	Apply(ctx context.Context, t *Txn) (*Result, error)
+	// Read reads refs linearizably at one revision. It repeats by itself while that can help. Errors are ErrNotApplied.
+	Read(ctx context.Context, refs ...Ref) (*State, error)
+	// List reads all records of a kind in a pool, by name, linearizably and at one revision; at most limit of them if
+	// limit is not zero. Undecodable records come as *Broken.
+	List(ctx context.Context, kind Kind, pool string, limit int) (recs []Record, revision int64, err error)
+	// Rotations reads the rotations on record for a key, linearizably, in the order they were made.
+	Rotations(ctx context.Context, pool, key string) (rotations []*Rotation, revision int64, err error)
+	// Sweep deletes the records of a kind in a pool in bounded batches, as long as the pool's record is unchanged.
+	Sweep(ctx context.Context, kind Kind, pool *Pool) error
+	// ReadAll reads everything but events, linearizably and at one revision.
+	ReadAll(ctx context.Context) (recs []Record, revision int64, err error)
+}
+
+// Bounds on work that no caller's context bounds.
+const (
+	resendPause    = 20 * time.Millisecond // first pause before an unknown write is sent again; doubles
+	maxResendPause = 250 * time.Millisecond
+)
+
+// applier sends transactions until their outcome is known.
+type applier struct {
+	store Store
+	// unknown is told of each send whose outcome was not known, for the log and the metrics.
+	unknown func(t *Txn, attempt int, err error)
+}
+
+// apply sends t again and again until its outcome is known or ctx ends.
+//
+// A crash after any send leaves either all of t or nothing. Its error is ErrNotApplied only if no send can have
+// arrived.
+func (a *applier) apply(ctx context.Context, t *Txn) (*Result, error) {
+	maybe := false
+	for attempt, pause := 1, resendPause; ; attempt, pause = attempt+1, min(2*pause, maxResendPause) {
+		res, err := a.store.Apply(ctx, t)
+		switch {
+		case err == nil:
+			return res, nil
+		case errors.Is(err, ErrOutcomeUnknown):
+			maybe = true
+			a.unknown(t, attempt, err)
+		case !errors.Is(err, ErrNotApplied):
+			return nil, err
+		}
+		if !wait(ctx, pause) {
+			if maybe {
+				return nil, Refuse(ReasonOutcomeUnknown, "the store did not say in time whether the write was applied; repeat the call").Because(err)
+			}
+			return nil, Refuse(ReasonNotApplied, "the store cannot be written now; try again").Because(err)
+		}
+	}
+}
+
+// wait waits for d and reports false if ctx ended first.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return ctx.Err() == nil
+	}
+}
