@@ -1,0 +1,357 @@
+package etcdstore
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/rotatord/rotatord/internal/pool"
+	storagev1 "github.com/rotatord/rotatord/proto/rotator/storage/v1"
+	rotatorv1 "github.com/rotatord/rotatord/proto/rotator/v1"
+)
+
+// EncodeRecord is the value a record is stored as: protobuf JSON of its storage message on one line, equal for equal
+// records. It refuses a record that was read with a newer schema than this build knows: what this build does not know
+// of it would be lost.
+func EncodeRecord(rec pool.Record) (string, error) {
+	if rec.At().TooNew() {
+		return "", tooNew(rec)
+	}
+	m := message(rec)
+	if m == nil {
+		return "", fmt.Errorf("a %T is not a record that can be written", rec)
+	}
+	return marshal(m)
+}
+
+func tooNew(rec pool.Record) error {
+	ref := rec.Ref()
+	return pool.Refuse(pool.ReasonSchemaTooNew,
+		"the record %s has schema %d and this replica knows up to %d: a newer rotatord wrote it; upgrade this replica",
+		Layout{}.Key(ref), rec.At().Schema, pool.Schema)
+}
+
+// EncodeEvent is the value an event is stored as. source names the replica, as "rotatord/{replica}".
+func EncodeEvent(e *pool.Event, source string) (string, error) {
+	return marshal(&storagev1.Event{
+		Schema: pool.Schema, Type: string(e.Type), Source: source, Subject: e.Subject, Time: toProto(e.Time),
+		Data: &storagev1.EventData{
+			Trigger: rotatorv1.Trigger(e.Trigger), TriggerSource: e.Source, Reason: e.Reason, RequestId: e.RequestID,
+			KeyId: e.Key, NewKeyId: e.NewKey, Generation: e.Generation, Slot: e.Slot, ProxyId: e.Proxy,
+			RotationId: e.RotationID, Status: rotatorv1.KeyStatus(e.Status), Home: rotatorv1.KeyHome(e.Home),
+		},
+	})
+}
+
+// marshal undoes the white space protojson adds at random so that nobody relies on it; the order of fields and of map
+// keys is fixed.
+func marshal(m proto.Message) (string, error) {
+	text, err := protojson.Marshal(m)
+	if err != nil {
+		return "", fmt.Errorf("encoding %s: %w", m.ProtoReflect().Descriptor().Name(), err)
+	}
+	var line bytes.Buffer
+	if err := json.Compact(&line, text); err != nil {
+		return "", fmt.Errorf("encoding %s: %w", m.ProtoReflect().Descriptor().Name(), err)
+	}
+	return line.String(), nil
+}
+
+func message(rec pool.Record) proto.Message {
+	switch r := rec.(type) {
+	case *pool.Pool:
+		return &storagev1.Pool{Schema: pool.Schema, Spec: &rotatorv1.PoolSpec{Description: r.Spec.Description, Labels: r.Spec.Labels},
+			Paused: r.Paused, Deleting: r.Deleting, CreatedAt: toProto(r.CreatedAt)}
+	case *pool.Slot:
+		return &storagev1.Slot{Schema: pool.Schema, State: slotState(r.Closing), CreatedAt: toProto(r.CreatedAt)}
+	case *pool.Active:
+		return &storagev1.Active{Schema: pool.Schema, Slot: r.Slot, Status: rotatorv1.KeyStatus(r.Status), StatusUntil: toProto(r.StatusUntil),
+			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, Replaces: r.Replaces, AddedAt: toProto(r.AddedAt), SpendUsd: r.SpendUSD}
+	case *pool.Backup:
+		return &storagev1.Backup{Schema: pool.Schema, Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt)}
+	case *pool.Retired:
+		return &storagev1.Retired{Schema: pool.Schema, Phase: storagev1.RetiredPhase(r.Phase), Slot: r.Slot, Generation: r.Generation, ReplacedBy: r.ReplacedBy,
+			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt), RetiredAt: toProto(r.RetiredAt), SpendUsd: r.SpendUSD}
+	case *pool.Rotation:
+		return &storagev1.Rotation{Schema: pool.Schema, Id: r.ID, Slot: r.Slot, NewKeyId: r.NewKey, Trigger: rotatorv1.Trigger(r.Trigger), Source: r.Source,
+			Reason: r.Reason, RequestId: r.RequestID, ProxyId: r.ProxyID, Holder: r.Holder, CommittedAt: toProto(r.CommittedAt)}
+	case *pool.Pending:
+		return &storagev1.Pending{Schema: pool.Schema, Generation: r.Generation, Trigger: rotatorv1.Trigger(r.Trigger), Source: r.Source,
+			Reason: r.Reason, RequestId: r.RequestID, ProxyId: r.ProxyID, RequestedAt: toProto(r.RequestedAt)}
+	case *pool.Binding:
+		return &storagev1.Binding{Schema: pool.Schema, Slots: slotsToProto(r.Slots), UpdatedAt: toProto(r.UpdatedAt)}
+	case *pool.Fingerprint:
+		return &storagev1.Fingerprint{Schema: pool.Schema, KeyId: r.Key}
+	case *pool.Lock:
+		return &storagev1.Lock{Schema: pool.Schema, Holder: r.Holder, Campaign: r.Campaign, Stage: r.Stage, BusyUntil: toProto(r.BusyUntil), Generation: r.Generation}
+	case *pool.Replica:
+		return &storagev1.Replica{Schema: pool.Schema, KnowsSchema: int32(r.KnowsSchema), Address: r.Address, Version: r.Build,
+			StartedAt: toProto(r.StartedAt), Instance: r.Instance}
+	}
+	return nil
+}
+
+func slotState(closing bool) storagev1.SlotState {
+	if closing {
+		return storagev1.SlotState_SLOT_STATE_CLOSING
+	}
+	return storagev1.SlotState_SLOT_STATE_OPEN
+}
+
+func sealedToProto(s pool.Sealed) *storagev1.Sealed {
+	if s.IsZero() && s.Fingerprint == "" && s.Preview == "" {
+		return nil
+	}
+	return &storagev1.Sealed{Ciphertext: s.Ciphertext, Fingerprint: s.Fingerprint, Preview: s.Preview}
+}
+
+func slotsToProto(slots []pool.SlotPriority) []*rotatorv1.SlotPriority {
+	out := make([]*rotatorv1.SlotPriority, len(slots))
+	for i, s := range slots {
+		out[i] = &rotatorv1.SlotPriority{Slot: s.Slot, Priority: int32(s.Priority)}
+	}
+	return out
+}
+
+func toProto(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+// Decode reads a record. It never fails: what is none of ours or cannot be read is a *pool.Broken.
+func (l Layout) Decode(kv *mvccpb.KeyValue) pool.Record {
+	if ref, ours := l.Parse(string(kv.Key)); ours {
+		return decode(ref, kv)
+	}
+	return broken(l.foreign(string(kv.Key)), versionOf(kv, 0), errForeign)
+}
+
+// foreign names a key under the prefix that no record of ours can have.
+func (l Layout) foreign(key string) pool.Ref {
+	return pool.Ref{Kind: KindUnknown, Name: key[len(l.Prefix):]}
+}
+
+func decode(ref pool.Ref, kv *mvccpb.KeyValue) pool.Record {
+	d, known := decoders[ref.Kind]
+	if !known {
+		return broken(ref, versionOf(kv, 0), errNoRecord)
+	}
+	m := d.empty()
+	// A newer replica may have written fields and enum values that this one does not know.
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(kv.Value, m); err != nil {
+		return broken(ref, versionOf(kv, 0), unreadable(m, err))
+	}
+	v := versionOf(kv, int(m.GetSchema()))
+	if v.Schema < 1 {
+		return broken(ref, v, errNoSchema)
+	}
+	rec, err := d.record(ref, v, kv.Lease, m)
+	if err != nil {
+		return broken(ref, v, err)
+	}
+	return rec
+}
+
+var (
+	errForeign  = errors.New("no record of rotatord has a key like this")
+	errNoRecord = errors.New("this kind is not read as a record")
+	errNoSchema = errors.New("schema is missing or below 1")
+)
+
+func broken(ref pool.Ref, v pool.Version, err error) *pool.Broken {
+	return &pool.Broken{Version: v, Of: ref, Err: err}
+}
+
+func versionOf(kv *mvccpb.KeyValue, schema int) pool.Version {
+	return pool.Version{Schema: schema, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision}
+}
+
+var whereRule = regexp.MustCompile(`\(line \d+:\d+\)(: invalid value for \w+ field \w+)?`)
+
+// unreadable says where a value went wrong and not what it holds there: protojson quotes the value, and a person who
+// edits records by hand may have put a secret into it.
+func unreadable(m proto.Message, err error) error {
+	return fmt.Errorf("not the JSON of a %s %s", m.ProtoReflect().Descriptor().FullName(), whereRule.FindString(err.Error()))
+}
+
+// stored is a storage message.
+type stored interface {
+	proto.Message
+	GetSchema() int32
+}
+
+// decoder reads the records of one kind.
+type decoder struct {
+	empty  func() stored
+	record func(ref pool.Ref, v pool.Version, lease int64, m stored) (pool.Record, error)
+}
+
+// of makes a decoder of a function on the concrete message type.
+func of[M any, P interface {
+	*M
+	stored
+}](read func(pool.Ref, pool.Version, P) (pool.Record, error)) decoder {
+	return leased(func(ref pool.Ref, v pool.Version, _ int64, m P) (pool.Record, error) { return read(ref, v, m) })
+}
+
+func leased[M any, P interface {
+	*M
+	stored
+}](read func(pool.Ref, pool.Version, int64, P) (pool.Record, error)) decoder {
+	return decoder{
+		empty: func() stored { return P(new(M)) },
+		record: func(ref pool.Ref, v pool.Version, lease int64, m stored) (pool.Record, error) {
+			return read(ref, v, lease, m.(P))
+		},
+	}
+}
+
+var decoders = map[pool.Kind]decoder{
+	pool.KindPool:        of(readPool),
+	pool.KindSlot:        of(readSlot),
+	pool.KindActive:      of(readActive),
+	pool.KindBackup:      of(readBackup),
+	pool.KindRetired:     of(readRetired),
+	pool.KindRotation:    of(readRotation),
+	pool.KindPending:     of(readPending),
+	pool.KindBinding:     of(readBinding),
+	pool.KindFingerprint: of(readFingerprint),
+	pool.KindLock:        leased(readLock),
+	pool.KindReplica:     leased(readReplica),
+}
+
+func readPool(ref pool.Ref, v pool.Version, m *storagev1.Pool) (pool.Record, error) {
+	return &pool.Pool{Version: v, Name: ref.Pool, Spec: pool.Spec{Description: m.GetSpec().GetDescription(), Labels: labels(m.GetSpec().GetLabels())},
+		Paused: m.Paused, Deleting: m.Deleting, CreatedAt: toTime(m.CreatedAt)}, nil
+}
+
+func readSlot(ref pool.Ref, v pool.Version, m *storagev1.Slot) (pool.Record, error) {
+	switch m.State {
+	case storagev1.SlotState_SLOT_STATE_OPEN, storagev1.SlotState_SLOT_STATE_CLOSING:
+	default:
+		return nil, fmt.Errorf("state is unknown (%d)", m.State)
+	}
+	return &pool.Slot{Version: v, Pool: ref.Pool, Name: ref.Name, Closing: m.State == storagev1.SlotState_SLOT_STATE_CLOSING, CreatedAt: toTime(m.CreatedAt)}, nil
+}
+
+func readActive(ref pool.Ref, v pool.Version, m *storagev1.Active) (pool.Record, error) {
+	status := pool.Status(m.Status)
+	if status <= pool.StatusUnspecified || status > pool.StatusDisabled {
+		return nil, fmt.Errorf("status is unknown (%d)", m.Status)
+	}
+	return &pool.Active{Version: v, Pool: ref.Pool, Key: ref.Name, Slot: m.Slot, Status: status, StatusUntil: toTime(m.StatusUntil),
+			Sealed: sealed(m.Sealed), Labels: labels(m.Labels), Replaces: m.Replaces, AddedAt: toTime(m.AddedAt), SpendUSD: m.SpendUsd},
+		checkName("slot", m.Slot)
+}
+
+func readBackup(ref pool.Ref, v pool.Version, m *storagev1.Backup) (pool.Record, error) {
+	return &pool.Backup{Version: v, Pool: ref.Pool, Key: ref.Name, Sealed: sealed(m.Sealed), Labels: labels(m.Labels), AddedAt: toTime(m.AddedAt)}, nil
+}
+
+func readRetired(ref pool.Ref, v pool.Version, m *storagev1.Retired) (pool.Record, error) {
+	phase := pool.RetiredPhase(m.Phase)
+	if phase <= pool.PhaseUnspecified || phase > pool.PhaseRetired {
+		return nil, fmt.Errorf("phase is unknown (%d)", m.Phase)
+	}
+	return &pool.Retired{Version: v, Pool: ref.Pool, Key: ref.Name, Phase: phase, Slot: m.Slot, Generation: m.Generation, ReplacedBy: m.ReplacedBy,
+			Sealed: sealed(m.Sealed), Labels: labels(m.Labels), AddedAt: toTime(m.AddedAt), RetiredAt: toTime(m.RetiredAt), SpendUSD: m.SpendUsd},
+		errors.Join(checkName("slot", m.Slot), checkName("replacedBy", m.ReplacedBy), checkGeneration(m.Generation))
+}
+
+func readRotation(ref pool.Ref, v pool.Version, m *storagev1.Rotation) (pool.Record, error) {
+	return &pool.Rotation{Version: v, Life: lifeOf(ref, ref.Generation), ID: m.Id, Slot: m.Slot, NewKey: m.NewKeyId, Trigger: pool.Trigger(m.Trigger), Source: m.Source,
+			Reason: m.Reason, RequestID: m.RequestId, ProxyID: m.ProxyId, Holder: m.Holder, CommittedAt: toTime(m.CommittedAt)},
+		errors.Join(checkName("slot", m.Slot), checkName("newKeyId", m.NewKeyId), checkTrigger(v, m.Trigger))
+}
+
+func readPending(ref pool.Ref, v pool.Version, m *storagev1.Pending) (pool.Record, error) {
+	return &pool.Pending{Version: v, Life: lifeOf(ref, m.Generation), Trigger: pool.Trigger(m.Trigger), Source: m.Source,
+			Reason: m.Reason, RequestID: m.RequestId, ProxyID: m.ProxyId, RequestedAt: toTime(m.RequestedAt)},
+		errors.Join(checkGeneration(m.Generation), checkTrigger(v, m.Trigger))
+}
+
+func readBinding(ref pool.Ref, v pool.Version, m *storagev1.Binding) (pool.Record, error) {
+	slots := make([]pool.SlotPriority, len(m.Slots))
+	for i, s := range m.Slots {
+		if err := checkName("slot", s.GetSlot()); err != nil {
+			return nil, err
+		}
+		if s.GetPriority() < 1 {
+			return nil, fmt.Errorf("priority %d is below 1", s.GetPriority())
+		}
+		slots[i] = pool.SlotPriority{Slot: s.GetSlot(), Priority: int(s.GetPriority())}
+	}
+	pool.SortSlots(slots)
+	return &pool.Binding{Version: v, Pool: ref.Pool, Proxy: ref.Name, Slots: slots, UpdatedAt: toTime(m.UpdatedAt)}, nil
+}
+
+func readFingerprint(ref pool.Ref, v pool.Version, m *storagev1.Fingerprint) (pool.Record, error) {
+	return &pool.Fingerprint{Version: v, Pool: ref.Pool, HMAC: ref.Name, Key: m.KeyId}, checkName("keyId", m.KeyId)
+}
+
+func readLock(ref pool.Ref, v pool.Version, lease int64, m *storagev1.Lock) (pool.Record, error) {
+	return &pool.Lock{Version: v, Life: lifeOf(ref, m.Generation), Holder: m.Holder, Campaign: m.Campaign, Stage: m.Stage,
+		BusyUntil: toTime(m.BusyUntil), Lease: lease}, checkGeneration(m.Generation)
+}
+
+func readReplica(ref pool.Ref, v pool.Version, lease int64, m *storagev1.Replica) (pool.Record, error) {
+	return &pool.Replica{Version: v, Name: ref.Name, KnowsSchema: int(m.KnowsSchema), Address: m.Address, Build: m.Version,
+		StartedAt: toTime(m.StartedAt), Instance: m.Instance, Lease: lease}, nil
+}
+
+func lifeOf(ref pool.Ref, generation int64) pool.Life {
+	return pool.Life{Pool: ref.Pool, Key: ref.Name, Generation: generation}
+}
+
+func checkName(field, name string) error {
+	if problem := pool.CheckName(name); problem != "" {
+		return fmt.Errorf("%s %s", field, problem)
+	}
+	return nil
+}
+
+func checkGeneration(g int64) error {
+	if g < 1 {
+		return fmt.Errorf("generation %d is below 1", g)
+	}
+	return nil
+}
+
+// checkTrigger is lenient with newer records: who asked decides nothing, and that the life has ended must be readable.
+func checkTrigger(v pool.Version, t rotatorv1.Trigger) error {
+	if !pool.Trigger(t).Known() && !v.TooNew() {
+		return fmt.Errorf("trigger is unknown (%d)", t)
+	}
+	return nil
+}
+
+func sealed(m *storagev1.Sealed) pool.Sealed {
+	if m == nil {
+		return pool.Sealed{}
+	}
+	return pool.Sealed{Ciphertext: m.Ciphertext, Fingerprint: m.Fingerprint, Preview: m.Preview}
+}
+
+func labels(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	return m
+}
+
+func toTime(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}

@@ -1,0 +1,291 @@
+package etcdstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/rotatord/rotatord/internal/pool"
+)
+
+// Bounds on one transaction.
+const (
+	maxOps   = 128                 // etcd's default --max-txn-ops, for compares and for each branch
+	maxBytes = 3 * 1024 * 1024 / 2 // etcd's default --max-request-bytes
+)
+
+// Options of a Store.
+type Options struct {
+	// Layout says where the state is; the zero value means DefaultPrefix.
+	Layout Layout
+	// Replica is named as the source of events.
+	Replica string
+	// AttemptTimeout bounds each call to etcd. Default: 600 ms.
+	AttemptTimeout time.Duration
+}
+
+// Store implements pool.Store on etcd. It is safe for concurrent use.
+type Store struct {
+	client  *clientv3.Client
+	layout  Layout
+	source  string
+	attempt time.Duration
+}
+
+var _ pool.Store = (*Store)(nil)
+
+// New returns a store on a client made by Connect. With any other client it is as safe, but says "outcome unknown" of
+// writes that could not even be sent.
+func New(client *clientv3.Client, opts Options) *Store {
+	s := &Store{client: client, layout: opts.Layout, source: "rotatord/" + opts.Replica, attempt: opts.AttemptTimeout}
+	if s.layout.Prefix == "" {
+		s.layout.Prefix = DefaultPrefix
+	}
+	if s.attempt <= 0 {
+		s.attempt = 600 * time.Millisecond
+	}
+	return s
+}
+
+// Layout says where this store keeps its records.
+func (s *Store) Layout() Layout { return s.layout }
+
+// request is a pool.Txn in etcd's terms.
+type request struct {
+	refs  []pool.Ref // the guarded ones, each once; their Gets lead the else branch
+	cmps  []clientv3.Cmp
+	ops   []clientv3.Op
+	gets  []clientv3.Op
+	event bool // the last of gets asks for the event
+}
+
+// Apply implements pool.Store.
+//
+// A crash here leaves all of t or nothing of it. The event's absence is compared too: whatever the guards say, no second
+// copy of t can be applied while its event is kept.
+func (s *Store) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error) {
+	req, err := s.request(t)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.commit(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.Succeeded {
+		return &pool.Result{Applied: true, Revision: resp.Header.Revision}, nil
+	}
+	if req.event {
+		if kvs := resp.Responses[len(req.refs)].GetResponseRange().GetKvs(); len(kvs) == 1 {
+			return &pool.Result{Applied: true, Revision: kvs[0].ModRevision}, nil
+		}
+	}
+	return &pool.Result{State: s.StateOf(req.refs, resp)}, nil
+}
+
+// commit sends one transaction once.
+func (s *Store) commit(ctx context.Context, req *request) (*clientv3.TxnResponse, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, notApplied(err)
+	}
+	ctx, cancel := s.attemptContext(ctx)
+	defer cancel()
+	ctx, sending := followSending(ctx)
+	resp, err := s.client.Txn(ctx).If(req.cmps...).Then(req.ops...).Else(req.gets...).Commit()
+	if err != nil {
+		return nil, writeError(err, sending.surelyNotSent())
+	}
+	return resp, nil
+}
+
+// attemptContext bounds one call to etcd. A member without a leader answers at once instead of holding the call until
+// its deadline, so that another member can be asked, or the caller told "not applied".
+func (s *Store) attemptContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(clientv3.WithRequireLeader(ctx), s.attempt)
+}
+
+func (s *Store) request(t *pool.Txn) (*request, error) {
+	req := &request{refs: guarded(t.If), cmps: s.Cmps(t.If), event: t.Event != nil}
+	req.gets = s.Gets(req.refs)
+	w := writes{keys: make(map[string]bool)}
+	for _, ref := range t.Delete {
+		w.delete(s.layout.Key(ref))
+	}
+	for _, rec := range t.Put {
+		value, err := EncodeRecord(rec)
+		if err != nil {
+			return nil, err
+		}
+		w.put(s.layout.Key(rec.Ref()), value, leaseOf(rec)...)
+	}
+	if t.Event != nil {
+		key := s.layout.Key(pool.EventRef(t.Event.Pool, t.Event.ID))
+		value, err := EncodeEvent(t.Event, s.source)
+		if err != nil {
+			return nil, err
+		}
+		w.put(key, value)
+		req.cmps = append(req.cmps, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
+		req.gets = append(req.gets, clientv3.OpGet(key))
+	}
+	req.ops = w.ops
+	return req, errors.Join(w.err, checkSize(req, w.bytes))
+}
+
+func checkSize(req *request, bytes int) error {
+	if n := max(len(req.cmps), len(req.ops), len(req.gets)); n > maxOps {
+		return fmt.Errorf("a transaction with %d operations, at most %d are possible: it must be split", n, maxOps)
+	}
+	if bytes > maxBytes {
+		return fmt.Errorf("a transaction with %d bytes, at most %d are possible: it must be split", bytes, maxBytes)
+	}
+	return nil
+}
+
+// writes collects what a transaction changes. etcd refuses a key that is changed twice; it is refused here first, with
+// its name.
+type writes struct {
+	ops   []clientv3.Op
+	keys  map[string]bool
+	bytes int
+	err   error
+}
+
+func (w *writes) delete(key string) { w.add(key, 0, clientv3.OpDelete(key)) }
+
+func (w *writes) put(key, value string, opts ...clientv3.OpOption) {
+	w.add(key, len(value), clientv3.OpPut(key, value, opts...))
+}
+
+func (w *writes) add(key string, size int, op clientv3.Op) {
+	if w.keys[key] && w.err == nil {
+		w.err = fmt.Errorf("a transaction that changes %s twice", key)
+	}
+	w.keys[key] = true
+	w.bytes += len(key) + size
+	w.ops = append(w.ops, op)
+}
+
+func guarded(guards []pool.Guard) []pool.Ref {
+	refs := make([]pool.Ref, 0, len(guards))
+	seen := make(map[pool.Ref]bool, len(guards))
+	for _, g := range guards {
+		if !seen[g.Ref] {
+			seen[g.Ref] = true
+			refs = append(refs, g.Ref)
+		}
+	}
+	return refs
+}
+
+// Cmps are the guards as etcd's compares.
+func (s *Store) Cmps(guards []pool.Guard) []clientv3.Cmp {
+	cmps := make([]clientv3.Cmp, len(guards))
+	for i, g := range guards {
+		key := s.layout.Key(g.Ref)
+		if g.Rule == pool.Created {
+			cmps[i] = clientv3.Compare(clientv3.CreateRevision(key), "=", g.Revision)
+		} else {
+			cmps[i] = clientv3.Compare(clientv3.ModRevision(key), "=", g.Revision)
+		}
+	}
+	return cmps
+}
+
+// Gets asks for refs, in their order.
+func (s *Store) Gets(refs []pool.Ref) []clientv3.Op {
+	ops := make([]clientv3.Op, len(refs), len(refs)+1)
+	for i, ref := range refs {
+		ops[i] = clientv3.OpGet(s.layout.Key(ref))
+	}
+	return ops
+}
+
+// StateOf reads the answers to Gets(refs), which must be the first of the branch that was taken.
+func (s *Store) StateOf(refs []pool.Ref, resp *clientv3.TxnResponse) *pool.State {
+	state := newState(resp.Header.Revision, len(refs))
+	s.addTo(state, refs, resp)
+	return state
+}
+
+func newState(revision int64, size int) *pool.State {
+	return &pool.State{Revision: revision, Asked: make(map[pool.Ref]bool, size), Records: make(map[pool.Ref]pool.Record, size)}
+}
+
+func (s *Store) addTo(state *pool.State, refs []pool.Ref, resp *clientv3.TxnResponse) {
+	for i, ref := range refs {
+		state.Asked[ref] = true
+		for _, kv := range resp.Responses[i].GetResponseRange().GetKvs() {
+			state.Records[ref] = decode(ref, kv)
+		}
+	}
+}
+
+func leaseOf(rec pool.Record) []clientv3.OpOption {
+	var lease int64
+	switch r := rec.(type) {
+	case *pool.Lock:
+		lease = r.Lease
+	case *pool.Replica:
+		lease = r.Lease
+	}
+	if lease == 0 {
+		return nil
+	}
+	return []clientv3.OpOption{clientv3.WithLease(clientv3.LeaseID(lease))}
+}
+
+// PutReplica announces this replica for as long as the lease lives. Its errors are those of Apply; a lease that is gone
+// is rpctypes.ErrLeaseNotFound in the chain. Putting again is safe.
+func (s *Store) PutReplica(ctx context.Context, r *pool.Replica, lease clientv3.LeaseID) error {
+	value, err := EncodeRecord(r)
+	if err != nil {
+		return err
+	}
+	put := clientv3.OpPut(s.layout.Key(r.Ref()), value, clientv3.WithLease(lease))
+	_, err = s.commit(ctx, &request{ops: []clientv3.Op{put}})
+	return err
+}
+
+// Sweep implements pool.Store.
+//
+// A crash between batches leaves records of a pool that is still marked as being deleted: the next sweep takes them.
+func (s *Store) Sweep(ctx context.Context, kind pool.Kind, p *pool.Pool) error {
+	if kind == pool.KindPool || kind == pool.KindReplica {
+		return fmt.Errorf("sweeping %s: records of this kind do not belong to a pool", kind)
+	}
+	pause := newPauser(20*time.Millisecond, 250*time.Millisecond)
+	for {
+		keys, err := s.keysOf(ctx, prefixSpan(s.layout.PoolPrefix(kind, p.Name)))
+		if err != nil || len(keys) == 0 {
+			return err
+		}
+		err = s.sweepBatch(ctx, keys, p)
+		switch {
+		case err == nil:
+			pause.reset()
+		case !again(err) || !pause.wait(ctx):
+			return err
+		}
+	}
+}
+
+// again reports whether a harmless write may simply be sent again.
+func again(err error) bool {
+	return errors.Is(err, pool.ErrOutcomeUnknown) || errors.Is(err, pool.ErrNotApplied)
+}
+
+func (s *Store) sweepBatch(ctx context.Context, keys []string, p *pool.Pool) error {
+	req := &request{cmps: s.Cmps([]pool.Guard{pool.Same(p)})}
+	for _, key := range keys {
+		req.ops = append(req.ops, clientv3.OpDelete(key))
+	}
+	resp, err := s.commit(ctx, req)
+	if err == nil && !resp.Succeeded {
+		err = pool.Refuse(pool.ReasonConflict, "pool %s was changed by somebody else while its records were being deleted; try again", p.Name)
+	}
+	return err
+}
