@@ -1,0 +1,148 @@
+package grpcapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/rotatord/rotatord/internal/pool"
+)
+
+// calls is what happens around every handler.
+type calls struct {
+	log      *slog.Logger
+	metrics  *metrics
+	ready    func() error
+	timeouts Timeouts
+	stopping context.Context // ends when the server begins to stop
+}
+
+// unary lists the interceptors of calls, outermost first. The order matters: what a caller is told is decided outside
+// the server's bound, where it can be seen whose deadline has passed.
+func (c *calls) unary() []grpc.UnaryServerInterceptor {
+	return []grpc.UnaryServerInterceptor{c.observe, c.tell, c.bound, c.gate, c.survive}
+}
+
+// observe counts, times and logs a call.
+func (c *calls) observe(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	began := time.Now()
+	resp, err := handler(ctx, req)
+	took := time.Since(began)
+	c.metrics.observe(info.FullMethod, status.Code(err), took)
+	c.record(ctx, info.FullMethod, err, took)
+	return resp, err
+}
+
+// record writes a call's line. It has nothing of the request.
+func (c *calls) record(ctx context.Context, name string, err error, took time.Duration) {
+	code := status.Code(err)
+	level, text := slog.LevelDebug, "call"
+	switch code {
+	case codes.Unavailable, codes.Internal, codes.DataLoss, codes.Unknown:
+		level, text = slog.LevelWarn, "call failed"
+	}
+	if !c.log.Enabled(ctx, level) {
+		return
+	}
+	attrs := []slog.Attr{slog.String("method", name), slog.String("code", code.String()), slog.Duration("took", took)}
+	var f *failure
+	if errors.As(err, &f) {
+		attrs = append(attrs, slog.String("reason", string(f.reason)), slog.Any("error", f.cause))
+	} else if err != nil {
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	c.log.LogAttrs(ctx, level, text, attrs...)
+}
+
+// tell makes of an error what the caller is told. Errors of other services, such as health, are theirs.
+func (c *calls) tell(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	resp, err := handler(ctx, req)
+	if err == nil {
+		return resp, nil
+	}
+	m, ours := methods[info.FullMethod]
+	var p *panicked
+	if !ours && !errors.As(err, &p) {
+		return nil, err
+	}
+	return nil, translate(ctx, m, err)
+}
+
+// bound ends the call's context after the server's own time.
+func (c *calls) bound(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeouts.of(methods[info.FullMethod]))
+	defer cancel()
+	return handler(ctx, req)
+}
+
+// gate fails calls that cannot work now, without trying. What only keeps writes from working, such as a full store, does
+// not keep a long read: it may be what finds that out.
+func (c *calls) gate(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if m := methods[info.FullMethod]; m.gated() {
+		if err := c.ready(); err != nil && (m.writes || errors.Is(err, pool.ErrNotApplied)) {
+			return nil, err
+		}
+	}
+	return handler(ctx, req)
+}
+
+// panicked is a handler's panic. The stack is logged where it is caught.
+type panicked struct{ value string }
+
+// Error implements error.
+func (p *panicked) Error() string { return "panic: " + p.value }
+
+// survive turns a panic into an error, so that one call does not end all others.
+func (c *calls) survive(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = c.caught(ctx, info.FullMethod, v)
+		}
+	}()
+	return handler(ctx, req)
+}
+
+// stream is around streams, which are those of health and reflection. They end when the server begins to stop: one who
+// watches health would otherwise hold it up for as long as it may take. Panics are survived here too.
+func (c *calls) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = translate(stream.Context(), read, c.caught(stream.Context(), info.FullMethod, v))
+		}
+	}()
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(c.stopping, cancel)()
+	return handler(srv, &endingStream{stream, ctx})
+}
+
+// endingStream is a stream with another context.
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context implements grpc.ServerStream.
+func (s *endingStream) Context() context.Context { return s.ctx }
+
+// caught logs a panic. Its value is shown only if it is an error or a text: anything else might be a part of the
+// request.
+func (c *calls) caught(ctx context.Context, name string, v any) error {
+	p := &panicked{value: fmt.Sprintf("a value of type %T", v)}
+	switch v := v.(type) {
+	case error:
+		p.value = v.Error()
+	case string:
+		p.value = v
+	}
+	c.log.LogAttrs(ctx, slog.LevelError, "handler panicked",
+		slog.String("method", name), slog.String("panic", p.value), slog.String("stack", string(debug.Stack())))
+	return p
+}

@@ -1,0 +1,58 @@
+package grpcapi
+
+import (
+	"context"
+
+	"github.com/rotatord/rotatord/internal/pool"
+	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
+)
+
+type rotationService struct {
+	v1.UnimplementedRotationServiceServer
+	rotator Rotator
+	queries Queries
+}
+
+func (s *rotationService) RotateKey(ctx context.Context, req *v1.RotateKeyRequest) (*v1.RotateKeyResponse, error) {
+	res, err := s.rotator.Rotate(ctx, pool.RotateRequest{
+		Pool:       req.GetPool(),
+		Key:        req.GetKeyId(),
+		Generation: req.GetGeneration(),
+		Trigger:    pool.Trigger(req.GetTrigger()),
+		Source:     req.GetSource(),
+		Reason:     req.GetReason(),
+		RequestID:  req.GetRequestId(),
+		ProxyID:    req.GetProxyId(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	resp := &v1.RotateKeyResponse{Outcome: v1.Outcome(res.Outcome), Rotation: rotationTo(res.Rotation), Revision: res.Revision}
+	if res.Key == nil {
+		return resp, nil
+	}
+	key, err := s.queries.Describe(res.Key, req.GetIncludeSecret())
+	if err != nil {
+		return nil, err
+	}
+	resp.Key = keyTo(&key)
+	return resp, nil
+}
+
+func (s *rotationService) GetRotation(ctx context.Context, req *v1.GetRotationRequest) (*v1.GetRotationResponse, error) {
+	rotation, revision, err := s.queries.GetRotation(ctx, pool.RotationQuery{
+		Pool: req.GetPool(), Key: req.GetKeyId(), Generation: req.GetGeneration(), MinRevision: req.GetMinRevision(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &v1.GetRotationResponse{Rotation: rotationTo(rotation), Revision: revision}, nil
+}
+
+func (s *rotationService) ListRotations(ctx context.Context, req *v1.ListRotationsRequest) (*v1.ListRotationsResponse, error) {
+	page, err := s.queries.ListRotations(ctx, req.GetPool(), req.GetKeyId(), pageFrom(req))
+	if err != nil {
+		return nil, err
+	}
+	return &v1.ListRotationsResponse{Rotations: all(page.Items, rotationTo), NextPageToken: page.Next, Revision: page.Revision}, nil
+}
