@@ -1,0 +1,62 @@
+package app
+
+import (
+	"context"
+	"errors"
+
+	"github.com/google/uuid"
+
+	"github.com/rotatord/rotatord/internal/election"
+	"github.com/rotatord/rotatord/internal/etcdstore"
+	"github.com/rotatord/rotatord/internal/pool"
+)
+
+// locks joins the election to the store's layout: it implements pool.Locks.
+type locks struct {
+	elector *election.Elector
+	store   *etcdstore.Store
+	replica string
+}
+
+// Campaign implements pool.Locks.
+func (k *locks) Campaign(ctx context.Context, l pool.Life, over int64) (*pool.Term, *pool.State, error) {
+	lock := &pool.Lock{
+		Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.replica, Campaign: uuid.NewString(), Stage: pool.StageRotate,
+	}
+	value, err := etcdstore.EncodeRecord(lock)
+	if err != nil {
+		return nil, nil, err
+	}
+	refs := []pool.Ref{
+		lock.Ref(), // first, as the election wants it
+		pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool),
+	}
+	term, resp, err := k.elector.Campaign(ctx, election.Candidacy{
+		Key: k.store.Layout().Key(lock.Ref()), Value: value, Over: over,
+		If: k.store.Cmps([]pool.Guard{pool.LifeIs(l)}), Read: k.store.Gets(refs),
+	})
+	if err != nil {
+		return nil, nil, campaignError(err)
+	}
+	state := k.store.StateOf(refs, resp)
+	if term == nil {
+		return nil, state, nil
+	}
+	return &pool.Term{Life: l, Fence: term.Fence, Done: term.Done}, state, nil
+}
+
+// campaignError says what a failed campaign means for a rotation: it was not made, whatever became of the lock.
+func campaignError(err error) error {
+	switch {
+	case errors.Is(err, election.ErrNoSession):
+		return errNoSession.Because(err)
+	case errors.Is(err, election.ErrUnknown), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return pool.Refuse(pool.ReasonNotApplied, "etcd cannot be written now; try again").Because(err)
+	}
+	return err
+}
+
+// Resign implements pool.Locks.
+func (k *locks) Resign(t *pool.Term) {
+	k.elector.Resign(&election.Term{Key: k.store.Layout().Key(pool.LockRef(t.Pool, t.Key)), Fence: t.Fence, Done: t.Done})
+}

@@ -1,0 +1,146 @@
+package app
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rotatord/rotatord/internal/pool"
+)
+
+const (
+	probeEvery    = time.Second
+	probeEveryIll = 200 * time.Millisecond // while there is no quorum: what recovers is used soon
+	probeTimeout  = time.Second
+	probesToBeIll = 2                // failed probes in a row: one alone can be a lost connection
+	alarmsEvery   = 15 * time.Second // how often etcd's alarms are looked at
+	mirrorMayLag  = 2 * time.Second  // then the watch is made anew: it may hang on a member that is cut off
+)
+
+// monitor watches over etcd: whether a quorum answers, whether the mirror keeps up, whether alarms are raised, whether
+// another process uses this replica's name. It decides what health says.
+func (r *Replica) monitor(ctx context.Context) {
+	var failures int
+	var behindSince, alarmsAt time.Time
+	for ctx.Err() == nil {
+		began := time.Now()
+		revision, err := r.probe(ctx)
+		if err != nil {
+			failures++
+		} else {
+			failures = 0
+			behindSince = r.keepUp(revision, began, behindSince)
+		}
+		r.setQuorum(failures < probesToBeIll && (err == nil || r.quorum.Load()), err)
+		if err == nil && (r.full.Load() || time.Since(alarmsAt) > alarmsEvery) {
+			alarmsAt = time.Now()
+			r.checkAlarms(ctx)
+			r.checkName()
+		}
+		r.updateHealth()
+		r.sleep(ctx, failures > 0 || r.Writable() != nil)
+	}
+}
+
+// watchLoading lets health say at once that the records are there.
+func (r *Replica) watchLoading(ctx context.Context) {
+	select {
+	case <-r.mirror.Loaded():
+		r.updateHealth()
+	case <-ctx.Done():
+	}
+}
+
+func (r *Replica) probe(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	return r.store.Probe(ctx)
+}
+
+// keepUp compares the mirror with a revision that etcd was found at. It returns since when the mirror is behind.
+func (r *Replica) keepUp(revision int64, at, behindSince time.Time) time.Time {
+	switch {
+	case r.mirror.Confirm(revision, at):
+		return time.Time{}
+	case behindSince.IsZero():
+		r.requestProgress()
+		return at
+	case at.Sub(behindSince) > mirrorMayLag:
+		r.log.Warn("the watch of etcd does not keep up; making it anew", "mirror_revision", r.mirror.Revision(), "etcd_revision", revision)
+		r.follower.Rewatch()
+		return at
+	}
+	r.requestProgress()
+	return behindSince
+}
+
+// requestProgress asks the watch for its revision: it is silent about changes outside the prefix.
+func (r *Replica) requestProgress() {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	_ = r.follower.RequestProgress(ctx) // without a watch there is none to ask; it is being made
+}
+
+func (r *Replica) setQuorum(ok bool, err error) {
+	if was := r.quorum.Swap(ok); was != ok {
+		if ok {
+			r.log.Info("etcd answers with a quorum")
+		} else {
+			r.log.Warn("etcd has no quorum: keys are served from memory, writes are refused", "error", err)
+		}
+	}
+}
+
+// updateHealth tells health and readiness what works now. It is called from several goroutines; the lock keeps an older
+// finding from overwriting a newer one.
+func (r *Replica) updateHealth() {
+	r.healthMu.Lock()
+	defer r.healthMu.Unlock()
+	if !r.stopping.Load() {
+		r.server.Health.SetServing(r.loaded(), r.Writable() == nil)
+	}
+}
+
+func (r *Replica) sleep(ctx context.Context, ill bool) {
+	d := probeEvery
+	if ill {
+		d = probeEveryIll
+	}
+	timer := time.NewTimer(d + rand.N(d/10))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// checkAlarms looks for the alarm behind which etcd refuses writes while it answers every health check.
+func (r *Replica) checkAlarms(ctx context.Context) {
+	alarms, err := r.store.Alarms(ctx)
+	if err != nil {
+		return // the next probe says more
+	}
+	full := slices.ContainsFunc(alarms, func(a string) bool { return strings.HasPrefix(a, "NOSPACE") })
+	if was := r.full.Swap(full); was != full {
+		if full {
+			r.log.Error("etcd has no space left and refuses writes: compact and defragment it or raise its quota, then `etcdctl alarm disarm`", "alarms", alarms)
+		} else {
+			r.log.Info("etcd has space again")
+		}
+	}
+}
+
+// checkName looks for another process that announced itself under this replica's name: both would hold each other's
+// share of the stock for their own, and an operator would see one replica where there are two.
+func (r *Replica) checkName() {
+	if !r.elector.Alive() {
+		return
+	}
+	r.mirror.Read(func(s *pool.Snapshot) {
+		if other := s.Replicas[r.cfg.Name]; other != nil && other.Instance != r.instance {
+			r.log.Error("another process uses this replica's name: give each its own --name", "name", r.cfg.Name, "address", other.Address)
+		}
+	})
+}
