@@ -25,12 +25,13 @@ func (r *Replica) monitor(ctx context.Context) {
 	var failures int
 	var behindSince, alarmsAt time.Time
 	for ctx.Err() == nil {
-		began := time.Now()
+		began, had := time.Now(), r.mirror.Revision()
 		revision, err := r.probe(ctx)
 		if err != nil {
 			failures++
 		} else {
 			failures = 0
+			r.checkBackwards(revision, had)
 			behindSince = r.keepUp(revision, began, behindSince)
 		}
 		r.setQuorum(failures < probesToBeIll && (err == nil || r.quorum.Load()), err)
@@ -74,6 +75,15 @@ func (r *Replica) keepUp(revision int64, at, behindSince time.Time) time.Time {
 	}
 	r.requestProgress()
 	return behindSince
+}
+
+// checkBackwards notices an etcd that is older than what was seen of it before: restored from a snapshot without
+// raising its revision. The follower then loads everything anew.
+func (r *Replica) checkBackwards(revision, had int64) {
+	if revision < had {
+		r.log.Error("etcd has gone back in time: it was restored without --bump-revision, or --etcd-endpoints name different clusters", "etcd_revision", revision, "seen_revision", had)
+		r.follower.Rewatch()
+	}
 }
 
 // requestProgress asks the watch for its revision: it is silent about changes outside the prefix.

@@ -84,17 +84,11 @@ type Replica struct {
 
 // Start starts a replica. It returns when everything listens; /readyz and health say when it serves. ctx bounds the
 // start only. On error everything that was started is stopped again.
-func Start(ctx context.Context, cfg *Config, log *slog.Logger, seams Seams) (r *Replica, err error) {
-	r = &Replica{cfg: cfg, log: log, instance: uuid.NewString(), started: time.Now(), failed: make(chan error, 8), stopWork: func() {}}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, r.undo())
-			r = nil
-		}
-	}()
+func Start(ctx context.Context, cfg *Config, log *slog.Logger, seams Seams) (*Replica, error) {
+	r := &Replica{cfg: cfg, log: log, instance: uuid.NewString(), started: time.Now(), failed: make(chan error, 8), stopWork: func() {}}
 	for _, step := range []func(context.Context, Seams) error{r.listen, r.openKeyset, r.openEtcd, r.assemble, r.serve} {
 		if err := step(ctx, seams); err != nil {
-			return nil, err
+			return nil, errors.Join(err, r.undo())
 		}
 	}
 	return r, nil
@@ -267,12 +261,25 @@ func (r *Replica) serve(context.Context, Seams) error {
 	r.work.Go(func() { r.elector.Run(ctx) })
 	r.work.Go(func() { r.monitor(ctx) })
 	r.work.Go(func() { r.watchLoading(ctx) })
+	r.work.Go(func() { r.watchEmbedded(ctx) })
 	r.work.Go(func() { r.rotator.Fulfil(ctx) })
 	r.work.Go(func() { r.telemetry.Run(ctx) })
 	r.work.Go(func() { r.fail("serving gRPC", r.server.Serve(r.grpcListener)) })
 	r.work.Go(func() { r.fail("serving HTTP", r.web.Serve(r.webListener)) })
 	r.log.Info("rotatord is up", "name", r.cfg.Name, "version", version.String(), "grpc", r.Address(), "http", r.WebAddress(), "etcd", r.client.Endpoints())
 	return nil
+}
+
+// watchEmbedded reports what ends the embedded etcd.
+func (r *Replica) watchEmbedded(ctx context.Context) {
+	if r.embedded == nil {
+		return
+	}
+	select {
+	case err := <-r.embedded.Err():
+		r.fail("embedded etcd", err)
+	case <-ctx.Done():
+	}
 }
 
 // fail reports the end of a part that should have gone on.
@@ -296,16 +303,7 @@ func (r *Replica) WebAddress() string { return r.webListener.Addr().String() }
 func (r *Replica) EtcdEndpoints() []string { return r.client.Endpoints() }
 
 // Failed yields what makes the replica useless, such as the end of its embedded etcd.
-func (r *Replica) Failed() <-chan error {
-	if r.embedded != nil {
-		r.work.Go(func() {
-			if err, ok := <-r.embedded.Err(); ok {
-				r.fail("embedded etcd", err)
-			}
-		})
-	}
-	return r.failed
-}
+func (r *Replica) Failed() <-chan error { return r.failed }
 
 // Close stops gracefully: health goes down, calls are drained, locks and the session are given up, etcd is closed. Each
 // step is bounded, the drain by ctx. It is idempotent.

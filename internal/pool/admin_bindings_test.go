@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/pool/pooltest"
 )
 
 func TestSetBinding(t *testing.T) {
@@ -86,4 +88,51 @@ func TestBindAgainstRemoval(t *testing.T) {
 		}
 	}
 	r.sound("after it")
+}
+
+// TestStalledBindAgainstRemoval: a bind that was decided while the slot was open, and whose transaction arrives before any
+// call of the removal, is bound or void, and the removal sees which.
+func TestStalledBindAgainstRemoval(t *testing.T) {
+	op := adminOp{name: "remove", do: func(r *adminRig, ctx context.Context, a *pool.Admin) error {
+		return errOf(a.RemoveKey(ctx, "p", "k3", false))
+	}}
+	calls, _ := callsOf(t, op)
+	for _, call := range calls {
+		inTime(t, func(t *testing.T) {
+			r := newAdminRig(t).fill()
+			bind := r.decided(func(ctx context.Context, a *pool.Admin) {
+				_, _, _ = a.SetBinding(ctx, "p", "z", priorities("s3", "s1"))
+			})
+			var bound error
+			r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
+				if c.N == call.N {
+					f.Before = func() { bound = r.applied(bind) }
+				}
+				return f
+			}
+			removed := op.do(r, r.ctx, r.admin)
+			if (bound == nil) == (removed == nil) {
+				t.Errorf("before call %d (%s): bind: %v, removal: %v; want one of them", call.N, call.Op, bound, removed)
+			}
+			r.sound(fmt.Sprintf("before call %d", call.N))
+		})
+	}
+}
+
+// decided lets an operation decide, and takes its first transaction before it is sent.
+func (r *adminRig) decided(do func(context.Context, *pool.Admin)) (txn *pool.Txn) {
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	store := &pooltest.Faulty{Store: r.store, Decide: func(c pooltest.Call) (f pooltest.Fault) {
+		if c.Op == "Apply" {
+			txn = c.Txn
+			f = pooltest.Fault{Before: cancel, Err: pool.ErrNotApplied}
+		}
+		return f
+	}}
+	do(ctx, pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: pooltest.FakeSealer{}}))
+	if txn == nil {
+		r.t.Fatal("nothing was decided")
+	}
+	return txn
 }

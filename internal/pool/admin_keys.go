@@ -242,13 +242,14 @@ func (a *Admin) addKey(ctx context.Context, ad *addition, dryRun bool) {
 	}
 }
 
-// toldOf is the part of an error that a caller is told.
+// toldOf is the part of an error that a caller is told. What is no refusal is the store's word on why it will never take
+// the write, which is for the operator.
 func toldOf(err error) string {
 	var r *Refusal
 	if errors.As(err, &r) {
 		return r.Message
 	}
-	return "not tried"
+	return err.Error()
 }
 
 // found answers for a key that cannot be added because of what is there, nil if it can.

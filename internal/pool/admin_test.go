@@ -116,8 +116,19 @@ func lintTxn(t *pool.Txn) string {
 	case guards[pool.PoolRef(t.Event.Pool)].Ref == pool.Ref{}:
 		return "does not compare the pool"
 	}
+	for _, ref := range changed(t) {
+		if ref.Kind != pool.KindActive || guards[ref].Revision == 0 {
+			continue
+		}
+		if _, ok := guards[pool.PendingRef(ref.Pool, ref.Name)]; !ok {
+			return fmt.Sprintf("changes %s/%s without comparing what waits for it", ref.Kind, ref.Name)
+		}
+	}
 	for _, rec := range t.Put {
 		ref := rec.Ref()
+		if slot, ok := rec.(*pool.Slot); ok && slot.Closing && guards[pool.ActiveRef(t.Event.Pool, t.Event.Key)].Revision == 0 {
+			return fmt.Sprintf("closes slot %s without comparing the life in it", slot.Name)
+		}
 		if rec.At().Schema == 0 {
 			return fmt.Sprintf("puts %s/%s without a schema", ref.Kind, ref.Name)
 		}
@@ -134,6 +145,15 @@ func lintTxn(t *pool.Txn) string {
 		}
 	}
 	return ""
+}
+
+// changed are the records a transaction puts or deletes.
+func changed(t *pool.Txn) []pool.Ref {
+	refs := slices.Clone(t.Delete)
+	for _, rec := range t.Put {
+		refs = append(refs, rec.Ref())
+	}
+	return refs
 }
 
 // sound fails the test if an invariant does not hold now.
@@ -489,6 +509,7 @@ var adminRivals = append(slices.Clone(adminOps), []adminOp{
 	{name: "rotate k2", do: func(r *adminRig, _ context.Context, _ *pool.Admin) error { return r.rotate("k2", "b1") }},
 	{name: "rotate k3", do: func(r *adminRig, _ context.Context, _ *pool.Admin) error { return r.rotate("k3", "b2") }},
 	{name: "park k1", do: func(r *adminRig, _ context.Context, _ *pool.Admin) error { return r.park("k1") }},
+	{name: "park k2", do: func(r *adminRig, _ context.Context, _ *pool.Admin) error { return r.park("k2") }},
 	{name: "lock k3", do: func(r *adminRig, _ context.Context, _ *pool.Admin) error {
 		if r.has(pool.ActiveRef("p", "k3")) && r.has(pool.PoolRef("p")) {
 			r.lock("k3")
@@ -770,7 +791,7 @@ func letIn(t *testing.T, op, rival adminOp, n int) (got outcome) {
 }
 
 // known makes sure that an error is a refusal that callers are told.
-func known(t *testing.T, name string, err error) pool.Reason {
+func known(t testing.TB, name string, err error) pool.Reason {
 	var r *pool.Refusal
 	if err != nil && !errors.As(err, &r) {
 		t.Errorf("%s: got %v, which is no refusal", name, err)
@@ -841,6 +862,29 @@ func TestAdminLateCopies(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAdminLateCopyOfAnEarlierTry: also a copy of a try that was followed by another does nothing once that one was made.
+func TestAdminLateCopyOfAnEarlierTry(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		r := newAdminRig(t).fill()
+		var late []func()
+		r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
+			if c.Op == "Apply" && late == nil {
+				f = pooltest.Fault{Err: pool.ErrOutcomeUnknown, Late: func(send func()) {
+					late = append(late, send)
+					r.bind("z", "s4") // so the copy sent next is refused, and the call decides anew
+				}}
+			}
+			return f
+		}
+		r.must(errOf(r.admin.SetBinding(r.ctx, "p", "z", priorities("s1"))))
+		r.must(second(r.rival.RemoveBinding(r.ctx, "p", "z")))
+		late[0]()
+		if r.has(pool.BindingRef("p", "z")) {
+			t.Error("the copy of the first try has brought the binding back")
+		}
+	})
 }
 
 func sortedFields(err error) []string {

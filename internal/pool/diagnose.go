@@ -164,8 +164,8 @@ func (c *checker) find(s Severity, check, subject, remedy, message string, args 
 
 // recordName is a record's key in etcd without the prefix.
 func recordName(ref Ref) string {
-	parts := []string{string(ref.Kind)}
-	for _, part := range []string{ref.Pool, ref.Name} {
+	var parts []string
+	for _, part := range []string{string(ref.Kind), ref.Pool, ref.Name} {
 		if part != "" {
 			parts = append(parts, part)
 		}
@@ -193,7 +193,8 @@ var knownKinds = map[Kind]bool{
 func (c *checker) unreadable() {
 	for ref, b := range c.snap.Broken {
 		if !knownKinds[ref.Kind] {
-			c.find(SeverityWarning, "foreign-key", c.name(ref), c.etcdctl("get", ref), "rotatord does not write this key")
+			name := fmt.Sprintf("%q", c.prefix+ref.Name) // anything may be in it
+			c.find(SeverityWarning, "foreign-key", name, "etcdctl get "+name, "rotatord does not write this key")
 			continue
 		}
 		c.find(SeverityError, "record-unreadable", c.name(ref), c.etcdctl("get", ref),

@@ -144,8 +144,8 @@ var flaws = []struct {
 		h.Put(&pool.Broken{Of: pool.BackupRef("p", "b1"), Err: errors.New("bad JSON")})
 	}, pool.SeverityError, "record-unreadable", "/rotator/backup/p/b1", "etcdctl get /rotator/backup/p/b1"},
 	{"foreign key", func(_ *adminRig, h handEditor) {
-		h.Put(&pool.Broken{Of: pool.Ref{Kind: "notes", Name: "todo"}, Err: errors.New("unknown kind")})
-	}, pool.SeverityWarning, "foreign-key", "/rotator/notes/todo", "etcdctl get /rotator/notes/todo"},
+		h.Put(&pool.Broken{Of: pool.Ref{Kind: "unknown", Name: "notes/to do"}, Err: errors.New("unknown kind")})
+	}, pool.SeverityWarning, "foreign-key", `"/rotator/notes/to do"`, `etcdctl get "/rotator/notes/to do"`},
 	{"newer records", func(r *adminRig, h handEditor) {
 		b1, b2 := get[pool.Backup](r, pool.BackupRef("p", "b1")), get[pool.Backup](r, pool.BackupRef("p", "b2"))
 		b1.Schema, b2.Schema = 2, 2

@@ -1,0 +1,105 @@
+# `make` builds, lints and tests. `make help` is the manual: it prints the `##` comments below.
+# It needs Go, git and, for the race detector, a C compiler. Nothing but Go modules is downloaded.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -ec
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := all
+
+GO    := go
+BIN   := bin
+TOOLS := $(BIN)/tools
+# Directories with Go code of ours: `gofmt .` would walk through data directories too.
+DIRS  := $(wildcard cmd internal proto examples *.go)
+
+# Empty without a tag; then the binaries show what the Go toolchain knows of the commit.
+VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
+LDFLAGS := $(if $(VERSION),-X github.com/rotatord/rotatord/internal/version.version=$(VERSION))
+# Static binaries that do not depend on where they were built.
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath
+
+# How long the tests of one package may take. Raise it on slow machines: make test TIMEOUT=30m
+TIMEOUT ?= 10m
+# What bench measures and for how long: make bench BENCH=Rotate BENCHTIME=10s
+BENCH     ?= .
+BENCHTIME ?= 1s
+
+.PHONY: all
+all: build lint test ## build, lint and test (the default)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## build bin/rotatord and bin/rotatorctl
+	$(BUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/rotatord ./cmd/rotatord
+	$(BUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/rotatorctl ./cmd/rotatorctl
+
+.PHONY: etcd
+etcd: $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl ## build bin/etcd, bin/etcdctl and bin/etcdutl from their Go modules
+
+.PHONY: run
+run: build ## run rotatord with its defaults, the data in ./rotatord-data
+	$(BIN)/rotatord
+
+.PHONY: demo
+demo: build ## the main job: three replicas, provider and pool racing, one rotation for each key
+	$(GO) run ./examples/demo
+
+.PHONY: test
+test: build etcd ## run all tests with the race detector
+	$(GO) test -race -timeout $(TIMEOUT) ./...
+
+.PHONY: lint
+lint: $(TOOLS)/buf $(TOOLS)/staticcheck ## vet, staticcheck, formatting, and the contract's rules and compatibility
+	@unformatted=$$(gofmt -l $(DIRS)); test -z "$$unformatted" || { echo "not formatted, run gofmt -w on:" $$unformatted; exit 1; }
+	$(GO) mod verify
+	$(GO) vet ./...
+	$(TOOLS)/staticcheck ./...
+	$(TOOLS)/buf lint
+	$(TOOLS)/buf format -d --exit-code
+	$(TOOLS)/buf breaking --against proto/baseline.binpb
+
+.PHONY: generate
+generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## generate Go from the contract
+	$(TOOLS)/buf generate
+	gofmt -w proto
+
+.PHONY: check-generated
+check-generated: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## fail if the generated Go is not what the contract gives
+	@rm -rf $(BIN)/generated
+	@$(TOOLS)/buf generate -o $(BIN)/generated
+	@gofmt -w $(BIN)/generated
+	@diff -r -q --exclude='*.proto' --exclude=baseline.binpb proto $(BIN)/generated/proto || { echo "the generated Go is stale: run make generate"; exit 1; }
+	@rm -rf $(BIN)/generated
+	@echo "the generated Go is current"
+
+.PHONY: baseline
+baseline: $(TOOLS)/buf ## accept the contract as the one that later changes must be compatible with
+	$(TOOLS)/buf build --exclude-source-info -o proto/baseline.binpb
+
+.PHONY: bench
+bench: ## run the benchmarks
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+.PHONY: clean
+clean: ## remove what was built; data directories stay
+	rm -rf $(BIN)
+
+# Tools are built from the versions pinned in tools/go.mod, and again only when those change. A build that finds its
+# result up to date may leave its time alone, hence the touch.
+
+$(TOOLS)/buf:                PKG = github.com/bufbuild/buf/cmd/buf
+$(TOOLS)/protoc-gen-go:      PKG = google.golang.org/protobuf/cmd/protoc-gen-go
+$(TOOLS)/protoc-gen-go-grpc: PKG = google.golang.org/grpc/cmd/protoc-gen-go-grpc
+$(TOOLS)/staticcheck:        PKG = honnef.co/go/tools/cmd/staticcheck
+$(BIN)/etcd:                 PKG = go.etcd.io/etcd/server/v3
+$(BIN)/etcdctl:              PKG = go.etcd.io/etcd/etcdctl/v3
+$(BIN)/etcdutl:              PKG = go.etcd.io/etcd/etcdutl/v3
+
+$(addprefix $(TOOLS)/,buf protoc-gen-go protoc-gen-go-grpc staticcheck) $(addprefix $(BIN)/,etcd etcdctl etcdutl): tools/go.mod tools/go.sum
+	@echo "building $@"
+	@CGO_ENABLED=0 $(GO) build -C tools -trimpath -o $(CURDIR)/$@ $(PKG)
+	@touch $@

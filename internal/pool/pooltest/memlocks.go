@@ -1,0 +1,35 @@
+package pooltest
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/rotatord/rotatord/internal/pool"
+)
+
+// MemLocks is a pool.Locks on a Store: the lock is a record like any other, without a lease.
+type MemLocks struct {
+	Store  pool.Store
+	Holder string
+}
+
+// Campaign implements pool.Locks.
+func (k *MemLocks) Campaign(ctx context.Context, l pool.Life, over int64) (*pool.Term, *pool.State, error) {
+	lock := &pool.Lock{Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.Holder, Campaign: uuid.NewString(), Stage: pool.StageRotate}
+	res, err := k.Store.Apply(ctx, &pool.Txn{If: []pool.Guard{pool.Unchanged(lock.Ref(), over), pool.LifeIs(l)}, Put: []pool.Record{lock}})
+	if err != nil {
+		return nil, nil, err
+	}
+	state, err := k.Store.Read(ctx, lock.Ref(), pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool))
+	if err != nil || !res.Applied {
+		return nil, state, err
+	}
+	return &pool.Term{Life: l, Fence: res.Revision}, state, nil
+}
+
+// Resign implements pool.Locks.
+func (k *MemLocks) Resign(t *pool.Term) {
+	ref := pool.LockRef(t.Pool, t.Key)
+	_, _ = k.Store.Apply(context.Background(), &pool.Txn{If: []pool.Guard{pool.Unchanged(ref, t.Fence)}, Delete: []pool.Ref{ref}})
+}

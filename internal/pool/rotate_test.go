@@ -1,0 +1,477 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/pool/pooltest"
+)
+
+// rotateRig is replicas' Rotators on one store in memory. Run it in a synctest bubble: then waits take no time, and what
+// takes long is seen in the clock.
+type rotateRig struct {
+	t        *testing.T
+	store    *pooltest.MemStore
+	faulty   *pooltest.Faulty // of the first replica
+	mirror   *pool.Mirror
+	rotators []*pool.Rotator
+	seen     *sightings
+}
+
+// sightings counts what an Observer is told.
+type sightings struct {
+	pool.NopObserver
+	mu                           sync.Mutex
+	rotated, parked, tookOver    int
+	unknown, answered, conflicts int
+	shared                       int
+	causes                       map[string]int
+}
+
+func (s *sightings) count(n *int) { s.mu.Lock(); *n++; s.mu.Unlock() }
+
+func (s *sightings) Rotated(*pool.Rotation, time.Duration)     { s.count(&s.rotated) }
+func (s *sightings) Parked(*pool.Pending)                      { s.count(&s.parked) }
+func (s *sightings) TookOver(pool.Life, string, time.Duration) { s.count(&s.tookOver) }
+func (s *sightings) OutcomeUnknown(string, string, int, error) { s.count(&s.unknown) }
+func (s *sightings) Answered(_ pool.Life, _ pool.Trigger, _, _ string, shared bool, _ time.Duration) {
+	s.count(&s.answered)
+	if shared {
+		s.count(&s.shared)
+	}
+}
+
+func (s *sightings) Conflict(_ pool.Life, cause string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.causes == nil {
+		s.causes = make(map[string]int)
+	}
+	s.causes[cause]++
+	s.conflicts++
+}
+
+func newRotateRig(t *testing.T, replicas int, adjust func(*pool.RotatorConfig)) *rotateRig {
+	t.Helper()
+	r := &rotateRig{t: t, store: pooltest.NewMemStore(), mirror: pool.NewMirror(), seen: &sightings{}}
+	r.faulty = &pooltest.Faulty{Store: r.store}
+	r.store.Put(&pool.Pool{Name: "p"})
+	r.store.Feed(r.mirror)
+	for i := range replicas {
+		name := fmt.Sprint("r", i)
+		var store pool.Store = r.store
+		if i == 0 {
+			store = r.faulty
+		}
+		cfg := pool.RotatorConfig{
+			Store: store, Locks: &pooltest.MemLocks{Store: r.store, Holder: name}, Mirror: r.mirror, Observer: r.seen, Replica: name,
+		}
+		if adjust != nil {
+			adjust(&cfg)
+		}
+		rot := pool.NewRotator(cfg)
+		t.Cleanup(rot.Close)
+		r.rotators = append(r.rotators, rot)
+	}
+	return r
+}
+
+// active puts a key in service and returns its life.
+func (r *rotateRig) active(key string) pool.Life {
+	r.store.Put(&pool.Active{Pool: "p", Key: key, Slot: key, Status: pool.StatusHealthy}, &pool.Slot{Pool: "p", Name: key})
+	return pool.Life{Pool: "p", Key: key, Generation: r.store.Revision()}
+}
+
+func (r *rotateRig) backups(keys ...string) {
+	for _, k := range keys {
+		r.store.Put(&pool.Backup{Pool: "p", Key: k})
+	}
+}
+
+func request(l pool.Life, id string) pool.RotateRequest {
+	return pool.RotateRequest{Pool: l.Pool, Key: l.Key, Generation: l.Generation, Trigger: pool.TriggerPool, RequestID: id}
+}
+
+func (r *rotateRig) count(kind pool.Kind) int {
+	r.t.Helper()
+	recs, _, err := r.store.List(context.Background(), kind, "p", 0)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return len(recs)
+}
+
+func (r *rotateRig) want(what string, got, want any) {
+	r.t.Helper()
+	if got != want {
+		r.t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+var errLost = pool.Refuse(pool.ReasonOutcomeUnknown, "the answer was lost")
+
+// Every write of a rotation is lost, before or after it was made: nothing is doubled, and the answer is the true one.
+func TestEveryWriteOfARotationIsLost(t *testing.T) {
+	for _, stocked := range []bool{true, false} {
+		for _, made := range []bool{true, false} {
+			for _, times := range []int{1, 3} {
+				t.Run(fmt.Sprintf("stocked=%v made=%v times=%d", stocked, made, times), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						r := newRotateRig(t, 1, nil)
+						life := r.active("a")
+						if stocked {
+							r.backups("b")
+						}
+						lost := 0
+						r.faulty.Decide = func(c pooltest.Call) pooltest.Fault {
+							if c.Op != "Apply" || lost == times {
+								return pooltest.Fault{}
+							}
+							lost++
+							return pooltest.Fault{Err: errLost, Made: made}
+						}
+						res, err := r.rotators[0].Rotate(t.Context(), request(life, "mine"))
+						if err != nil {
+							t.Fatal(err)
+						}
+						want := pool.OutcomeRotated
+						if !stocked {
+							want = pool.OutcomePending
+						}
+						r.want("outcome", res.Outcome, want)
+						r.want("unknown outcomes told", r.seen.unknown, times)
+						r.want("events", len(r.store.Events()), 1)
+						r.want("active keys", r.count(pool.KindActive), 1)
+						r.want("locks left", r.count(pool.KindLock), 0)
+					})
+				})
+			}
+		}
+	}
+}
+
+// The store never says what became of the commit: the caller is told just that, and asking again gets the truth.
+func TestOutcomeUnknownIsResolvable(t *testing.T) {
+	for _, made := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRotateRig(t, 1, nil)
+			life := r.active("a")
+			r.backups("b")
+			r.faulty.Decide = func(c pooltest.Call) pooltest.Fault {
+				if c.Op != "Apply" {
+					return pooltest.Fault{}
+				}
+				return pooltest.Fault{Err: errLost, Made: made}
+			}
+			_, err := r.rotators[0].Rotate(t.Context(), request(life, "mine"))
+			r.want("reason", pool.ReasonOf(err), pool.ReasonOutcomeUnknown)
+			r.faulty.Decide = nil
+			res, err := r.rotators[0].Rotate(t.Context(), request(life, "mine"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.want("outcome of the same request", res.Outcome, pool.OutcomeRotated)
+			r.want("rotations", r.count(pool.KindRotation), 1)
+		})
+	}
+}
+
+// A commit that never left is not called unknown.
+func TestNotAppliedIsNotUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotateRig(t, 1, nil)
+		life := r.active("a")
+		r.backups("b")
+		r.faulty.Decide = func(c pooltest.Call) pooltest.Fault {
+			return pooltest.Fault{Err: pool.Refuse(pool.ReasonNotApplied, "not sent")}
+		}
+		_, err := r.rotators[0].Rotate(t.Context(), request(life, "mine"))
+		r.want("reason", pool.ReasonOf(err), pool.ReasonNotApplied)
+		r.want("rotations", r.count(pool.KindRotation), 0)
+	})
+}
+
+// A rival changes what the commit rests on, between its reads and its transaction.
+func TestRivalsOfACommit(t *testing.T) {
+	type rig = *rotateRig
+	cases := map[string]struct {
+		rival   func(r rig)
+		outcome pool.Outcome
+		reason  pool.Reason
+		cause   string
+	}{
+		"the backups it sees are taken": {
+			rival:   func(r rig) { r.store.Drop(pool.BackupRef("p", "b0"), pool.BackupRef("p", "b1")); r.backups("c") },
+			outcome: pool.OutcomeRotated, cause: "backup_taken",
+		},
+		"all backups are taken": {
+			rival:   func(r rig) { r.store.Drop(pool.BackupRef("p", "b0"), pool.BackupRef("p", "b1")) },
+			outcome: pool.OutcomePending, cause: "backup_taken",
+		},
+		"the pool is changed": {
+			rival:   func(r rig) { r.store.Put(&pool.Pool{Name: "p", Spec: pool.Spec{Description: "new"}}) },
+			outcome: pool.OutcomeRotated, cause: "pool_changed",
+		},
+		"the pool is paused": {
+			rival:  func(r rig) { r.store.Put(&pool.Pool{Name: "p", Paused: true}) },
+			reason: pool.ReasonPoolPaused, cause: "pool_changed",
+		},
+		"the pool is being deleted": {
+			rival:  func(r rig) { r.store.Put(&pool.Pool{Name: "p", Deleting: true}) },
+			reason: pool.ReasonPoolDeleting, cause: "pool_changed",
+		},
+		"the pool is gone with all it had": {
+			rival: func(r rig) {
+				r.store.Drop(pool.ActiveRef("p", "a"), pool.BackupRef("p", "b0"), pool.BackupRef("p", "b1"), pool.LockRef("p", "a"), pool.PoolRef("p"))
+			},
+			reason: pool.ReasonPoolNotFound, cause: "life_ended",
+		},
+		"the key cools down": {
+			rival: func(r rig) {
+				r.store.Put(&pool.Active{Pool: "p", Key: "a", Slot: "a", Status: pool.StatusRateLimited, StatusUntil: time.Now().Add(time.Minute)})
+			},
+			outcome: pool.OutcomeRotated,
+		},
+		"the key is removed": {
+			rival:  func(r rig) { r.store.Drop(pool.ActiveRef("p", "a"), pool.LockRef("p", "a")) },
+			reason: pool.ReasonKeyNotFound, cause: "life_ended",
+		},
+		"the lock is lost": {
+			rival:   func(r rig) { r.store.Drop(pool.LockRef("p", "a")) },
+			outcome: pool.OutcomeRotated, cause: "lock_lost",
+		},
+		"the key is disabled": {
+			rival: func(r rig) {
+				r.store.Put(&pool.Active{Pool: "p", Key: "a", Slot: "a", Status: pool.StatusDisabled})
+				r.store.Drop(pool.LockRef("p", "a"))
+			},
+			reason: pool.ReasonKeyDisabled, cause: "lock_lost",
+		},
+		"somebody rotates it": {
+			rival: func(r rig) {
+				a := must(pool.Find[*pool.Active](must(r.store.Read(context.Background(), pool.ActiveRef("p", "a"))), pool.ActiveRef("p", "a")))
+				r.store.Drop(pool.LockRef("p", "a"))
+				if _, err := r.rotators[1].Rotate(context.Background(), request(a.Life(), "rival")); err != nil {
+					r.t.Error(err)
+				}
+			},
+			outcome: pool.OutcomeAlreadyRotated, cause: "life_ended",
+		},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRotateRig(t, 2, nil)
+				life := r.active("a")
+				r.backups("b0", "b1")
+				var once sync.Once
+				r.faulty.Decide = func(call pooltest.Call) pooltest.Fault {
+					if call.Op != "Apply" {
+						return pooltest.Fault{}
+					}
+					return pooltest.Fault{Before: func() { once.Do(func() { c.rival(r) }) }}
+				}
+				res, err := r.rotators[0].Rotate(t.Context(), request(life, "mine"))
+				r.want("reason", pool.ReasonOf(err), c.reason)
+				if res != nil {
+					r.want("outcome", res.Outcome, c.outcome)
+				} else if c.outcome != 0 {
+					t.Errorf("no result, %v; want outcome %v", err, c.outcome)
+				}
+				if c.cause != "" && r.seen.causes[c.cause] == 0 {
+					t.Errorf("causes counted: %v, want %s", r.seen.causes, c.cause)
+				}
+				r.want("locks left", r.count(pool.KindLock), 0)
+			})
+		})
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// A dead holder's lock costs callers the patience, and a slow store makes it longer.
+func TestTakeOverAfterPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotateRig(t, 1, nil)
+		life := r.active("a")
+		r.backups("b")
+		r.store.Put(&pool.Lock{Life: life, Holder: "dead", Stage: pool.StageRotate})
+		began := time.Now()
+		res, err := r.rotators[0].Rotate(t.Context(), request(life, "mine"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.want("outcome", res.Outcome, pool.OutcomeRotated)
+		r.want("took over", r.seen.tookOver, 1)
+		if took := time.Since(began); took < 50*time.Millisecond || took > 300*time.Millisecond {
+			t.Errorf("the take-over took %v", took)
+		}
+	})
+}
+
+// A holder that says it calls an upstream is given the time it asked for, and no more.
+func TestBusyHolderIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotateRig(t, 1, func(cfg *pool.RotatorConfig) { cfg.Budget = time.Minute })
+		life := r.active("a")
+		r.backups("b")
+		began := time.Now()
+		r.store.Put(&pool.Lock{Life: life, Holder: "busy", Stage: "probe", BusyUntil: began.Add(5 * time.Second)})
+		if _, err := r.rotators[0].Rotate(t.Context(), request(life, "mine")); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < 5*time.Second || took > 6*time.Second {
+			t.Errorf("the lock of a holder that was busy for 5 s was taken over after %v", took)
+		}
+	})
+}
+
+// Calls for one life share one flight, and the mirror answers those that come after it.
+func TestCallsCollapse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hold := make(chan struct{})
+		r := newRotateRig(t, 1, func(cfg *pool.RotatorConfig) {
+			cfg.Steps = func(_ context.Context, s pool.Step, _ pool.Life) error {
+				if s == pool.StepLocked {
+					<-hold
+				}
+				return nil
+			}
+		})
+		life := r.active("a")
+		r.backups("b")
+		var wg sync.WaitGroup
+		outcomes := make([]pool.Outcome, 100)
+		for i := range outcomes {
+			wg.Go(func() {
+				res, err := r.rotators[0].Rotate(t.Context(), request(life, fmt.Sprint(i)))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				outcomes[i] = res.Outcome
+			})
+		}
+		synctest.Wait()
+		close(hold)
+		wg.Wait()
+		rotated := 0
+		for _, o := range outcomes {
+			if o == pool.OutcomeRotated {
+				rotated++
+			}
+		}
+		r.want("callers told ROTATED", rotated, 1)
+		r.want("calls that made no work", r.seen.shared, 99)
+		calls := r.faulty.Calls()
+		res, err := r.rotators[0].Rotate(t.Context(), request(life, "late"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.want("late outcome", res.Outcome, pool.OutcomeAlreadyRotated)
+		r.want("calls of the store for a late trigger", r.faulty.Calls()-calls, 0)
+	})
+}
+
+// Callers without a generation share reads, and never one that began before they asked.
+func TestReadsAreSharedAndNeverStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotateRig(t, 1, nil)
+		r.backups("b") // in stock, so that each call is one read and a refusal
+		reads := 0
+		var mu sync.Mutex
+		r.faulty.Decide = func(c pooltest.Call) pooltest.Fault {
+			if c.Op != "Read" {
+				return pooltest.Fault{}
+			}
+			return pooltest.Fault{Before: func() {
+				mu.Lock()
+				reads++
+				mu.Unlock()
+				time.Sleep(10 * time.Millisecond) // a read under way, in fake time
+			}}
+		}
+		ask := func() error {
+			_, err := r.rotators[0].Rotate(t.Context(), pool.RotateRequest{Pool: "p", Key: "b", Trigger: pool.TriggerPool})
+			return err
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = ask() })
+		synctest.Wait()
+		for range 50 {
+			wg.Go(func() {
+				if err := ask(); pool.ReasonOf(err) != pool.ReasonKeyInStock {
+					t.Errorf("got %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		r.want("reads for 51 callers", reads, 2)
+	})
+}
+
+// What waits for stock is finished by somebody as soon as there is some, and only while it waits.
+func TestFulfil(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotateRig(t, 3, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for _, rot := range r.rotators {
+			wg.Go(func() { rot.Fulfil(ctx) })
+		}
+		defer func() { cancel(); wg.Wait() }()
+		lives := []pool.Life{r.active("a0"), r.active("a1"), r.active("a2")}
+		for i, l := range lives {
+			res, err := r.rotators[i].Rotate(ctx, request(l, "waits"))
+			if err != nil || res.Outcome != pool.OutcomePending {
+				t.Fatalf("without stock: %v, %v", res, err)
+			}
+		}
+		r.store.Put(&pool.Active{Pool: "p", Key: "a1", Slot: "a1", Status: pool.StatusHealthy}) // as enabling does
+		r.store.Drop(pool.PendingRef("p", "a1"))
+		r.backups("b0", "b1", "b2")
+		time.Sleep(5 * time.Second) // in fake time: every replica has had its turn
+		synctest.Wait()
+		r.want("waiting", r.count(pool.KindPending), 0)
+		r.want("rotations", r.count(pool.KindRotation), 2)
+		r.want("stock", r.count(pool.KindBackup), 1)
+		res, err := r.rotators[1].Rotate(ctx, request(lives[2], "waits"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.want("outcome of the request that waited", res.Outcome, pool.OutcomeRotated)
+	})
+}
+
+// Close does not wait for ever, and leaves callers with an answer.
+func TestCloseEndsFlights(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotateRig(t, 1, nil)
+		life := r.active("a")
+		r.backups("b")
+		r.store.Put(&pool.Lock{Life: life, Holder: "busy", Stage: "probe", BusyUntil: time.Now().Add(time.Hour)})
+		done := make(chan error, 1)
+		go func() {
+			_, err := r.rotators[0].Rotate(context.Background(), request(life, "mine"))
+			done <- err
+		}()
+		synctest.Wait()
+		r.rotators[0].Close()
+		if err := <-done; !errors.Is(err, pool.ErrNotApplied) {
+			t.Errorf("a flight that was stopped before its commit: %v", err)
+		}
+		_, err := r.rotators[0].Rotate(context.Background(), request(life, "later"))
+		r.want("reason after Close", pool.ReasonOf(err), pool.ReasonNotApplied)
+	})
+}
