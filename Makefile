@@ -21,6 +21,8 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath
 
 # How long the tests of one package may take. Raise it on slow machines: make test TIMEOUT=30m
 TIMEOUT ?= 10m
+# The tests of the admin's transitions that run a second time, on real etcd: those in which two callers meet.
+ON_ETCD := StalledBind|TwoRemovals|MeetEachOther|ManyProxies|SetBinding|UpdatePool|ByTwo|FilledMeanwhile|AddKeysAnswers|InBulk|Claims|TakesOver|Overtaken
 # What bench measures and for how long: make bench BENCH=Rotate BENCHTIME=10s
 BENCH     ?= .
 BENCHTIME ?= 1s
@@ -51,6 +53,7 @@ demo: build ## the main job: three replicas, provider and pool racing, one rotat
 .PHONY: test
 test: build etcd ## run all tests with the race detector
 	$(GO) test -race -timeout $(TIMEOUT) ./...
+	$(GO) test -race -timeout $(TIMEOUT) ./internal/pool -etcd -run '$(ON_ETCD)'
 
 .PHONY: lint
 lint: $(TOOLS)/buf $(TOOLS)/staticcheck ## vet, staticcheck, formatting, and the contract's rules and compatibility

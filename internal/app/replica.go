@@ -147,6 +147,9 @@ func (r *Replica) openKeyset(context.Context, Seams) (err error) {
 		}
 	}
 	r.keys, err = seal.Load(r.cfg.KeysetFile)
+	if r.cfg.Embedded() && errors.Is(err, seal.ErrMissing) {
+		return fmt.Errorf("the data in %s were sealed with a keyset that is not at %s: restore that file from your backup, the keys cannot be read without it", r.cfg.DataDir, r.cfg.KeysetFile)
+	}
 	return err
 }
 
@@ -238,7 +241,7 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 		Ready: r.Writable, Steps: seams.Steps, Budget: seams.Budget,
 	})
 	r.later(func() error { r.rotator.Close(); return nil })
-	r.admin = pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: r.keys, Replica: r.cfg.Name, Observer: r.telemetry})
+	r.admin = pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: r.keys, Replica: r.cfg.Name, Prefix: r.cfg.EtcdPrefix, Observer: r.telemetry})
 	queries := pool.NewQueries(pool.QueriesConfig{
 		Mirror: r.mirror, Store: store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
 	})

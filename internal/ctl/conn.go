@@ -65,9 +65,10 @@ func ask[S, Q, A any](ctx context.Context, c *cli, service func() (S, error),
 	return method(s, ctx, request)
 }
 
-// First and longest pause between repeats of a call.
+// First and longest pause between repeats of a call. A person who has waited until notePause is told what for.
 const (
 	firstPause = 100 * time.Millisecond
+	notePause  = 4 * firstPause
 	maxPause   = 2 * time.Second
 )
 
@@ -89,6 +90,9 @@ func askAgain[S, Q, A any](ctx context.Context, c *cli, service func() (S, error
 			return answer, firstError(ctx, told, err)
 		}
 		told = err
+		if pause == notePause {
+			fmt.Fprintf(c.sys.Err, "note: %s; asking again until --timeout (%s)\n", c.describe(err), c.timeout)
+		}
 		if !sleep(ctx, max(pause, retryDelay(err))) {
 			return answer, told
 		}

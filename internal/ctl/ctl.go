@@ -13,7 +13,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -57,6 +60,8 @@ type cli struct {
 	timeout  time.Duration
 	insecure bool
 
+	pool, key string // those of the command line, for hints; empty if it names none
+
 	conn *grpc.ClientConn // made on first use
 }
 
@@ -81,7 +86,10 @@ func (c *cli) rootCommand() *cobra.Command {
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.SetFlagErrorFunc(flagError)
-	root.PersistentPreRunE = func(*cobra.Command, []string) error { return c.checkGlobals() }
+	root.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {
+		c.noteNames(cmd, args)
+		return c.checkGlobals()
+	}
 	c.globalFlags(root)
 	return root
 }
@@ -106,10 +114,43 @@ func (c *cli) checkGlobals() error {
 	if c.timeout <= 0 {
 		return usagef("--timeout is %s; it must be more than 0", c.timeout)
 	}
-	if c.server == "" {
-		return usagef("--server is empty; it must be host:port")
+	return checkServer(c.server)
+}
+
+// checkServer finds what gRPC would take for another port or a name to look up. Targets with a scheme are gRPC's own.
+func checkServer(server string) error {
+	if strings.HasPrefix(server, "unix:") || strings.HasPrefix(server, "dns:") || strings.Contains(server, ":///") {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(server)
+	if number, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || host == "" || number == 0 {
+		return usagef("--server is %q; it must be host:port, such as 127.0.0.1:7070", server)
 	}
 	return nil
+}
+
+// noteNames keeps the pool and key that a command is about. Its usage line says where they are.
+func (c *cli) noteNames(cmd *cobra.Command, args []string) {
+	for i, word := range strings.Fields(cmd.Use)[1:] {
+		switch {
+		case i >= len(args):
+			return
+		case i == 0 && (word == "POOL" || word == "NAME"):
+			c.pool = args[i]
+		case i == 1 && (word == "ID" || word == "KEY"):
+			c.key = args[i]
+		}
+	}
+}
+
+// fill puts the command's pool and key into a hint, so that it can be pasted.
+func (c *cli) fill(hint string) string {
+	for word, name := range map[string]string{"POOL": c.pool, "KEY": c.key} {
+		if name != "" {
+			hint = regexp.MustCompile(`\b`+word+`\b`).ReplaceAllLiteralString(hint, quoted(name))
+		}
+	}
+	return hint
 }
 
 // group is a command that only has subcommands. Cobra would answer an unknown one with help and exit code 0.

@@ -245,7 +245,7 @@ func TestExplain(t *testing.T) {
 	}{
 		{"fields", refuse(codes.InvalidArgument, "INVALID_ARGUMENT", "bad request", &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
 			{Field: "pool", Description: "is empty"}, {Field: "keys[1].id", Description: "is too\nlong"}}}), exitUsage,
-			"rotatorctl: bad request (INVALID_ARGUMENT)\n  pool: is empty\n  keys[1].id: is too long\n  next: correct the fields named above; nothing was changed\n"},
+			"rotatorctl: the request is not valid (INVALID_ARGUMENT)\n  pool: is empty\n  keys[1].id: is too long\n  next: correct the fields named above; nothing was changed\n"},
 		{"retry", refuse(codes.ResourceExhausted, "A_NEW_REASON", "too many rotations", retryIn(12*time.Second)), exitUnavailable,
 			"rotatorctl: too many rotations (A_NEW_REASON)\n  next: not before 12s from now\n"},
 		{"wrapped", fmt.Errorf("adding keys: %w", refuse(codes.Aborted, "CONFLICT", "again and again")), exitUnavailable,

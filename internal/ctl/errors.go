@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -157,15 +158,18 @@ func retryDelay(err error) time.Duration {
 func (c *cli) explain(err error) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "rotatorctl: %s\n", c.describe(err))
-	if bad, ok := detail[*errdetails.BadRequest](err); ok {
-		for _, v := range bad.GetFieldViolations() {
-			fmt.Fprintf(&out, "  %s: %s\n", oneLine(v.GetField()), oneLine(v.GetDescription()))
-		}
+	for _, v := range violations(err) {
+		fmt.Fprintf(&out, "  %s: %s\n", oneLine(v.GetField()), oneLine(v.GetDescription()))
 	}
 	if next := c.advice(err); next != "" {
-		fmt.Fprintf(&out, "  next: %s\n", next)
+		fmt.Fprintf(&out, "  next: %s\n", c.fill(next))
 	}
 	return out.String()
+}
+
+func violations(err error) []*errdetails.BadRequest_FieldViolation {
+	bad, _ := detail[*errdetails.BadRequest](err)
+	return bad.GetFieldViolations()
 }
 
 func (c *cli) describe(err error) string {
@@ -176,10 +180,13 @@ func (c *cli) describe(err error) string {
 		return "interrupted"
 	case !ok:
 		return err.Error()
+	case info != nil && len(violations(err)) > 0:
+		// The message repeats the fields, which follow in lines of their own.
+		return fmt.Sprintf("the request is not valid (%s)", oneLine(info.GetReason()))
 	case info != nil:
 		return fmt.Sprintf("%s (%s)", oneLine(st.Message()), oneLine(info.GetReason()))
 	case st.Code() == codes.Unavailable:
-		return fmt.Sprintf("cannot reach rotatord at %s: %s", c.server, oneLine(st.Message()))
+		return fmt.Sprintf("cannot reach rotatord at %s: %s", c.server, oneLine(dialError(st.Message())))
 	case st.Code() == codes.DeadlineExceeded:
 		return fmt.Sprintf("no answer from %s within %s", c.server, c.timeout)
 	case st.Code() == codes.Canceled:
@@ -187,6 +194,37 @@ func (c *cli) describe(err error) string {
 	default:
 		return fmt.Sprintf("%s (%s)", oneLine(st.Message()), st.Code())
 	}
+}
+
+// dialMessage is how gRPC wraps what went wrong with a connection.
+var dialMessage = regexp.MustCompile(`^(?:last )?connection error: desc = "transport: (?:Error while dialing: )?(.*)"$`)
+
+// dialError takes gRPC's wrapping off, and the address, which has been said.
+func dialError(message string) string {
+	if m := dialMessage.FindStringSubmatch(message); m != nil {
+		message = m[1]
+	}
+	if _, after, found := strings.Cut(message, ": "); found && strings.HasPrefix(message, "dial tcp ") {
+		return after
+	}
+	return message
+}
+
+// startServer is what to do when nobody answers.
+const startServer = "start rotatord there, or name another replica with --server or ROTATORCTL_SERVER"
+
+// unreachable says whether nobody answered, not even a replica that cannot do what was asked.
+func unreachable(err error) bool {
+	st, ok := statusOf(err)
+	return ok && st.Code() == codes.Unavailable && errorInfo(err) == nil
+}
+
+// again advises to repeat something, once there is somebody to ask.
+func again(err error, next string) error {
+	if unreachable(err) {
+		next = startServer + "; then " + next
+	}
+	return &adviceError{err, next}
 }
 
 func (c *cli) advice(err error) string {
@@ -217,7 +255,7 @@ func (c *cli) advice(err error) string {
 func adviceFor(code codes.Code) string {
 	switch code {
 	case codes.Unavailable:
-		return "start rotatord there, or name another replica with --server or ROTATORCTL_SERVER"
+		return startServer
 	case codes.DeadlineExceeded:
 		return "a write may have been applied: look before you repeat it, or allow more time with --timeout"
 	case codes.Unimplemented:
@@ -234,22 +272,22 @@ func adviceFor(code codes.Code) string {
 // adviceByReason says what to do about each reason of the contract.
 var adviceByReason = map[rotatorv1.ErrorReason]string{
 	rotatorv1.ErrorReason_ERROR_REASON_INVALID_ARGUMENT:     "correct the fields named above; nothing was changed",
-	rotatorv1.ErrorReason_ERROR_REASON_POOL_NOT_FOUND:       "see the pools there are with `rotatorctl pool list`, or make one with `rotatorctl pool create`",
-	rotatorv1.ErrorReason_ERROR_REASON_KEY_NOT_FOUND:        "see the pool's keys with `rotatorctl key list`",
-	rotatorv1.ErrorReason_ERROR_REASON_ROTATION_NOT_FOUND:   "see the pool's rotations with `rotatorctl rotation list`; records are kept for a limited time",
-	rotatorv1.ErrorReason_ERROR_REASON_BINDING_NOT_FOUND:    "see the pool's bindings with `rotatorctl binding list`; a proxy without one may use the whole pool",
-	rotatorv1.ErrorReason_ERROR_REASON_SLOT_NOT_FOUND:       "see the slots there are with `rotatorctl key list --state active`",
-	rotatorv1.ErrorReason_ERROR_REASON_POOL_EXISTS:          "compare with `rotatorctl pool get`, and change it with `rotatorctl pool update`",
-	rotatorv1.ErrorReason_ERROR_REASON_POOL_PAUSED:          "allow rotations again with `rotatorctl pool resume`",
-	rotatorv1.ErrorReason_ERROR_REASON_POOL_DELETING:        "finish the deletion by running `rotatorctl pool delete --force` again, then create the pool anew",
+	rotatorv1.ErrorReason_ERROR_REASON_POOL_NOT_FOUND:       "see the pools there are with `rotatorctl pool list`, or make one with `rotatorctl pool create POOL`",
+	rotatorv1.ErrorReason_ERROR_REASON_KEY_NOT_FOUND:        "see the pool's keys with `rotatorctl key list POOL`",
+	rotatorv1.ErrorReason_ERROR_REASON_ROTATION_NOT_FOUND:   "see the pool's rotations with `rotatorctl rotation list POOL`; records are kept for a limited time",
+	rotatorv1.ErrorReason_ERROR_REASON_BINDING_NOT_FOUND:    "see the pool's bindings with `rotatorctl binding list POOL`; a proxy without one may use the whole pool",
+	rotatorv1.ErrorReason_ERROR_REASON_SLOT_NOT_FOUND:       "see the slots there are with `rotatorctl key list POOL --state active`",
+	rotatorv1.ErrorReason_ERROR_REASON_POOL_EXISTS:          "compare with `rotatorctl pool get POOL`, and change it with `rotatorctl pool update POOL -f FILE`",
+	rotatorv1.ErrorReason_ERROR_REASON_POOL_PAUSED:          "allow rotations again with `rotatorctl pool resume POOL`",
+	rotatorv1.ErrorReason_ERROR_REASON_POOL_DELETING:        "finish the deletion by running `rotatorctl pool delete POOL --force` again, then create the pool anew",
 	rotatorv1.ErrorReason_ERROR_REASON_POOL_NOT_EMPTY:       "remove its keys first, or delete all of it with --force",
-	rotatorv1.ErrorReason_ERROR_REASON_KEY_IN_STOCK:         "nothing: a backup is not in use, so there is nothing to rotate; take it out with `rotatorctl key remove` if it is bad",
-	rotatorv1.ErrorReason_ERROR_REASON_KEY_DISABLED:         "rotate it with --trigger operator, or put it back into service with `rotatorctl key enable`",
-	rotatorv1.ErrorReason_ERROR_REASON_KEY_WRONG_HOME:       "see where the key is with `rotatorctl key get`",
-	rotatorv1.ErrorReason_ERROR_REASON_KEY_BOUND:            "bind those proxies to other slots with `rotatorctl binding set`, or repeat with --unbind",
-	rotatorv1.ErrorReason_ERROR_REASON_GENERATION_IN_FUTURE: "see the key's generation with `rotatorctl key get`; it may come from another installation",
-	rotatorv1.ErrorReason_ERROR_REASON_SLOT_CLOSING:         "wait until the removal has ended, or end it with `rotatorctl key remove`; then see the slots with `rotatorctl key list --state active`",
-	rotatorv1.ErrorReason_ERROR_REASON_KEY_NOT_RESTORABLE:   "add a new key with `rotatorctl key add --backup`; this one's secret is gone or being revoked",
+	rotatorv1.ErrorReason_ERROR_REASON_KEY_IN_STOCK:         "leave it in stock, where it is not in use; if it is bad take it out with `rotatorctl key remove POOL KEY`",
+	rotatorv1.ErrorReason_ERROR_REASON_KEY_DISABLED:         "rotate it with --trigger operator, or put it back into service with `rotatorctl key enable POOL KEY`",
+	rotatorv1.ErrorReason_ERROR_REASON_KEY_WRONG_HOME:       "see where the key is with `rotatorctl key get POOL KEY`",
+	rotatorv1.ErrorReason_ERROR_REASON_KEY_BOUND:            "bind those proxies to other slots with `rotatorctl binding set POOL PROXY SLOT`, or repeat with --unbind",
+	rotatorv1.ErrorReason_ERROR_REASON_GENERATION_IN_FUTURE: "see the key's generation with `rotatorctl key get POOL KEY`; it may come from another installation",
+	rotatorv1.ErrorReason_ERROR_REASON_SLOT_CLOSING:         "wait until the removal has ended, or end it with `rotatorctl key remove POOL KEY`; then see the slots with `rotatorctl key list POOL --state active`",
+	rotatorv1.ErrorReason_ERROR_REASON_KEY_NOT_RESTORABLE:   "add a new key with `rotatorctl key add POOL ID --backup`; this one's secret is gone or being revoked",
 	rotatorv1.ErrorReason_ERROR_REASON_REVISION_IN_FUTURE:   "ask again without a revision; it may come from another installation",
 	rotatorv1.ErrorReason_ERROR_REASON_SCHEMA_TOO_NEW:       "use a replica of the newer version (`rotatorctl replica list`), and finish the upgrade",
 	rotatorv1.ErrorReason_ERROR_REASON_RECORD_UNREADABLE:    "run `rotatorctl doctor`, which names the record",

@@ -111,6 +111,8 @@ type mongoImport struct {
 	pool   string
 	dryRun bool
 	exists bool
+	// absent: the pool is not there and will not be, so the service cannot be asked about it.
+	absent bool
 	// revision is the newest the service told: reads must not answer from before it.
 	revision int64
 	report   *mongoReport
@@ -139,7 +141,7 @@ func adviseImportAgain(err error) error {
 	if exitCode(err) != exitUnavailable {
 		return err
 	}
-	return &adviceError{err, "run the same command again: what was imported is counted as same"}
+	return again(err, "run the same command again: what was imported is counted as same")
 }
 
 // all runs the steps. Each may be repeated, so a crash on any line is repaired by running the command again: keys come
@@ -151,6 +153,10 @@ func (m *mongoImport) all(ctx context.Context, source mongoSource) error {
 	active := planKeys(source.keys.Docs, m.c.sys.Now(), m.report)
 	backups := planBackups(source.backups.Docs, active, m.slotOf, m.report)
 	proxies := planBindings(source.bindings.Docs, m.report)
+	// A wrong file must not leave a pool behind.
+	nothing := len(active)+len(backups) == 0
+	m.absent = !m.exists && (m.dryRun || nothing)
+	m.report.PoolCreated = !m.exists && !nothing
 	if err := m.createPool(ctx); err != nil {
 		return err
 	}
@@ -186,11 +192,7 @@ func (m *mongoImport) look(ctx context.Context) error {
 
 // createPool makes the pool with an empty spec, so that a later `pool create` with none agrees with it.
 func (m *mongoImport) createPool(ctx context.Context) error {
-	if m.exists {
-		return nil
-	}
-	m.report.PoolCreated = true
-	if m.dryRun {
+	if m.exists || m.absent {
 		return nil
 	}
 	request := &rotatorv1.CreatePoolRequest{Name: m.pool, Spec: &rotatorv1.PoolSpec{}}
@@ -216,7 +218,7 @@ func (m *mongoImport) add(ctx context.Context, to rotatorv1.KeyHome, planned []p
 }
 
 func (m *mongoImport) addBatch(ctx context.Context, to rotatorv1.KeyHome, keys []*rotatorv1.NewKey) ([]*rotatorv1.AddedKey, error) {
-	if !m.exists && m.dryRun {
+	if m.absent {
 		return imagined(to, keys), nil
 	}
 	request := &rotatorv1.AddKeysRequest{Pool: m.pool, Home: to, Keys: keys, DryRun: m.dryRun}
@@ -285,7 +287,7 @@ func (m *mongoImport) bind(ctx context.Context, proxies []plannedProxy) error {
 
 func (m *mongoImport) bindingsThere(ctx context.Context) (map[string]*rotatorv1.Binding, error) {
 	out := map[string]*rotatorv1.Binding{}
-	if !m.exists && m.dryRun {
+	if m.absent {
 		return out, nil
 	}
 	answer, err := m.c.listBindingsSince(ctx, m.revision, m.pool, "")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -159,14 +160,17 @@ func refusalExit(r rotatorv1.KeyRefusal) exit {
 
 var refusalAdvice = map[rotatorv1.KeyRefusal]string{
 	rotatorv1.KeyRefusal_KEY_REFUSAL_INVALID:      "correct it and add it again",
-	rotatorv1.KeyRefusal_KEY_REFUSAL_ID_TAKEN:     "choose another id, or remove the key that has it with `rotatorctl key remove`",
-	rotatorv1.KeyRefusal_KEY_REFUSAL_SECRET_TAKEN: "nothing, if it is the same credential: the pool has it",
+	rotatorv1.KeyRefusal_KEY_REFUSAL_ID_TAKEN:     "choose another id, or remove the key that has it with `rotatorctl key remove POOL KEY`",
+	rotatorv1.KeyRefusal_KEY_REFUSAL_SECRET_TAKEN: "the pool has this credential already; see the key with `rotatorctl key list POOL`",
 	rotatorv1.KeyRefusal_KEY_REFUSAL_SLOT_TAKEN:   "choose another --slot, or add it with --backup",
 	rotatorv1.KeyRefusal_KEY_REFUSAL_NOT_APPLIED:  "run the command again",
 }
 
+// inRequest is how the service names a key's field; where the key is in the request says nothing to the caller.
+var inRequest = regexp.MustCompile(`\bkeys\[\d+\]\.`)
+
 func refusalText(result *rotatorv1.AddedKey) string {
-	text := oneLine(result.GetMessage())
+	text := inRequest.ReplaceAllString(oneLine(result.GetMessage()), "")
 	if text == "" {
 		text = refusal(result.GetRefusal())
 	}

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -68,9 +69,11 @@ type keyImport struct {
 func (c *cli) importKeys(ctx context.Context, pool string, home rotatorv1.KeyHome, in io.Reader) error {
 	run := &keyImport{c: c, pool: pool, home: home, progress: c.sys.Now()}
 	err := run.readAll(ctx, in)
-	// What was done before an error is told too.
-	if printErr := run.print(); err == nil {
-		err = printErr
+	// What was done before an error is told too. A failed first call has nothing to tell.
+	if err == nil || len(run.all.GetResults()) > 0 {
+		if printErr := run.print(); err == nil {
+			err = printErr
+		}
 	}
 	if err != nil {
 		return run.explainStop(err)
@@ -109,7 +112,7 @@ func (r *keyImport) readLine(ctx context.Context, n int, text []byte) error {
 	key, problem := parseKeyLine(text)
 	if problem != "" {
 		r.take(n, &rotatorv1.AddedKey{Id: key.GetId(), Result: rotatorv1.AddResult_ADD_RESULT_REFUSED,
-			Refusal: rotatorv1.KeyRefusal_KEY_REFUSAL_INVALID, Message: fmt.Sprintf("line %d: %s", n, problem)})
+			Refusal: rotatorv1.KeyRefusal_KEY_REFUSAL_INVALID, Message: linePrefix(n) + problem})
 		return nil
 	}
 	r.waiting, r.lines = append(r.waiting, key), append(r.lines, n)
@@ -147,8 +150,19 @@ func (r *keyImport) take(line int, result *rotatorv1.AddedKey) {
 	case rotatorv1.AddResult_ADD_RESULT_UNKNOWN:
 		fmt.Fprintf(r.c.sys.Err, "line %d: key %s: not known whether it was added\n", line, oneLine(result.GetId()))
 	default:
-		fmt.Fprintf(r.c.sys.Err, "line %d: key %s: refused: %s\n", line, oneLine(result.GetId()), refusalText(result))
+		text := strings.TrimPrefix(refusalText(result), linePrefix(line))
+		fmt.Fprintf(r.c.sys.Err, "%s%srefused: %s\n", linePrefix(line), named(result.GetId()), text)
 	}
+}
+
+func linePrefix(n int) string { return fmt.Sprintf("line %d: ", n) }
+
+// named is how a line speaks of its key, if it could be read.
+func named(id string) string {
+	if id == "" {
+		return ""
+	}
+	return "key " + oneLine(id) + ": "
 }
 
 func (r *keyImport) tellProgress() {
@@ -176,7 +190,7 @@ func (r *keyImport) explainStop(err error) error {
 	if statusCode := exitCode(err); statusCode != exitUnavailable {
 		return err
 	}
-	return &adviceError{err, "run the same command again: what was added is counted as same"}
+	return again(err, "run the same command again: what was added is counted as same")
 }
 
 func (r *keyImport) verdict() error {

@@ -79,7 +79,7 @@ func adviseRepeat(err error, q *rotatorv1.RotateKeyRequest) error {
 	if name := trigger(q.GetTrigger()); name != "operator" {
 		command += " --trigger " + name
 	}
-	return &adviceError{err, "ask again for the same request, which never rotates twice: " + command}
+	return again(err, "ask again for the same request, which never rotates twice: "+command)
 }
 
 // quoted makes text safe to paste into a shell.

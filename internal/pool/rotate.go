@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -206,12 +207,23 @@ func (r *Rotator) Rotate(ctx context.Context, req RotateRequest) (*RotateResult,
 		req.RequestID = uuid.NewString()
 	}
 	res, shared, err := r.answer(ctx, &req)
-	outcome := string(ReasonOf(err))
-	if err == nil {
-		outcome = res.Outcome.String()
+	life := Life{req.Pool, req.Key, req.Generation}
+	if res != nil && res.Rotation != nil {
+		life = res.Rotation.Life
 	}
-	r.Observer.Answered(Life{req.Pool, req.Key, req.Generation}, req.Trigger, req.Source, outcome, shared, r.Now().Sub(began))
+	r.Observer.Answered(life, req.Trigger, req.Source, outcomeOf(res, err), shared, r.Now().Sub(began))
 	return res, err
+}
+
+// outcomeOf is how an answer is counted.
+func outcomeOf(res *RotateResult, err error) string {
+	switch {
+	case err == nil:
+		return res.Outcome.String()
+	case ReasonOf(err) != "":
+		return strings.ToLower(string(ReasonOf(err)))
+	}
+	return "canceled"
 }
 
 // answer decides what a request needs. shared is true if it made no work of its own.

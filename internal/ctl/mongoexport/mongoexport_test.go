@@ -76,6 +76,14 @@ func TestParseKeys(t *testing.T) {
 			},
 		},
 		{
+			name: "a bracket too many between documents",
+			in:   "{\n\"_id\":\"a\",\"apiKey\":\"s1\"\n}\n}\n{\"_id\":\"b\",\"apiKey\":\"s2\"}",
+			want: File[Key]{
+				Docs:     []Key{{Line: 1, ID: "a", Secret: NewSecret("s1")}},
+				Problems: []Problem{{Line: 4, Message: "not valid JSON from line 4 on; nothing after it was read", Refused: true}},
+			},
+		},
+		{
 			name: "text after an array",
 			in:   "[]\n{\"_id\":\"b\"}",
 			want: File[Key]{Problems: []Problem{{Line: 2, Message: "there is text after the array's end; it was not read", Refused: true}}},

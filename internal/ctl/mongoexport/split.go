@@ -64,7 +64,12 @@ func splitArray(data []byte) []raw {
 }
 
 func splitStream(data []byte) []raw {
-	out, _ := values(data, json.NewDecoder(bytes.NewReader(data)))
+	dec := json.NewDecoder(bytes.NewReader(data))
+	out, ok := values(data, dec)
+	// The decoder takes a closing bracket that nothing has opened for the end.
+	if rest := bytes.TrimSpace(data[dec.InputOffset():]); ok && len(rest) > 0 {
+		out = append(out, broken(data, dec))
+	}
 	return out
 }
 

@@ -33,7 +33,8 @@ const (
 	AddResult_ADD_RESULT_UNSPECIFIED AddResult = 0
 	// Added.
 	AddResult_ADD_RESULT_ADDED AddResult = 1
-	// Was there already with the same secret, in the home named by `home`; nothing was changed.
+	// Was there already with the same secret, in the home named by `home`; nothing was changed, even if slot, labels or
+	// status differ.
 	AddResult_ADD_RESULT_SAME AddResult = 2
 	// Refused; `reason` and `message` say why.
 	AddResult_ADD_RESULT_REFUSED AddResult = 3
@@ -1066,9 +1067,10 @@ type NewKey struct {
 	Labels map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Condition of an active key. Default: KEY_STATUS_HEALTHY. Must be unset for a backup.
 	Status KeyStatus `protobuf:"varint,5,opt,name=status,proto3,enum=rotator.v1.KeyStatus" json:"status,omitempty"`
-	// When KEY_STATUS_RATE_LIMITED or KEY_STATUS_ERROR ends; required with them, refused with others.
+	// When KEY_STATUS_RATE_LIMITED or KEY_STATUS_ERROR ends; required with them, refused with others. It may be past: then
+	// the key counts as healthy.
 	StatusUntil *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=status_until,json=statusUntil,proto3" json:"status_until,omitempty"`
-	// Spend known so far, in US dollars. Default: unknown.
+	// Spend known so far by an active key, in US dollars. Default: unknown. Must be unset for a backup.
 	SpendUsd      *float64 `protobuf:"fixed64,7,opt,name=spend_usd,json=spendUsd,proto3,oneof" json:"spend_usd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1,0 +1,148 @@
+package app_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rotatord/rotatord/internal/app"
+	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
+)
+
+// embeddedConfig is a replica of its own in dir.
+func embeddedConfig(dir string) *app.Config {
+	return &app.Config{
+		Name: "solo", Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", EtcdPrefix: prefix, DataDir: dir, EmbeddedEtcdListen: "127.0.0.1:0",
+		KeysetFile: filepath.Join(dir, "keyset.json"), SessionTTL: 5 * time.Second, ShutdownTimeout: 5 * time.Second,
+	}
+}
+
+func startEmbedded(t *testing.T, cfg *app.Config) (*app.Replica, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return app.Start(ctx, cfg, slog.New(slog.NewTextHandler(io.Discard, nil)), app.Seams{})
+}
+
+// closeInTime closes a replica and fails the test if that takes long.
+func closeInTime(t *testing.T, r *app.Replica) {
+	t.Helper()
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := r.Close(ctx); err != nil {
+		t.Errorf("closing: %v", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("a graceful stop took %v", took)
+	}
+	if err := r.Close(ctx); err != nil {
+		t.Errorf("closing again: %v", err)
+	}
+}
+
+func TestStartStopStart(t *testing.T) {
+	cfg := embeddedConfig(t.TempDir())
+	for range 2 { // the second start finds the first one's data and keyset
+		r, err := startEmbedded(t, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeInTime(t, r)
+	}
+}
+
+func TestStartFailsClearlyAndLeavesNothing(t *testing.T) {
+	wantError := func(t *testing.T, err error, parts ...string) {
+		t.Helper()
+		for _, p := range parts {
+			if err == nil || !strings.Contains(err.Error(), p) {
+				t.Errorf("error %v does not say %q", err, p)
+			}
+		}
+	}
+	t.Run("address in use", func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		cfg := embeddedConfig(t.TempDir())
+		cfg.MetricsListen = l.Addr().String()
+		_, err = startEmbedded(t, cfg)
+		wantError(t, err, "--metrics-listen", "another address")
+		if entries, _ := os.ReadDir(cfg.DataDir); len(entries) > 0 {
+			t.Errorf("a start that failed left %v", entries)
+		}
+	})
+	t.Run("data directory in use", func(t *testing.T) {
+		cfg := embeddedConfig(t.TempDir())
+		r, err := startEmbedded(t, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeInTime(t, r)
+		began := time.Now()
+		_, err = startEmbedded(t, cfg)
+		wantError(t, err, cfg.DataDir, "--data-dir")
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("the second process failed only after %v", took)
+		}
+	})
+	t.Run("keyset lost", func(t *testing.T) {
+		cfg := embeddedConfig(t.TempDir())
+		r, err := startEmbedded(t, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeInTime(t, r)
+		if err := os.Remove(cfg.KeysetFile); err != nil {
+			t.Fatal(err)
+		}
+		_, err = startEmbedded(t, cfg)
+		wantError(t, err, cfg.KeysetFile, "backup")
+		if _, err := os.Stat(cfg.KeysetFile); err == nil {
+			t.Error("a lost keyset was replaced by a new one")
+		}
+	})
+}
+
+// A stop finishes calls under way, and gives the session up so that others need not wait for its lease.
+func TestGracefulStop(t *testing.T) {
+	steps := newGate(stepRead)
+	c := newCluster(t, 2, steps.seams)
+	t.Cleanup(steps.open)
+	c.pool("p", 1, 1)
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.replicas[0].rot.RotateKey(context.Background(), c.request2("p", "a0"))
+		done <- err
+	}()
+	steps.await(t)
+	stopped := make(chan struct{})
+	go func() {
+		closeInTime(t, c.replicas[0].Replica)
+		close(stopped)
+	}()
+	c.eventually("the replica says that it stops", func() bool { return c.replicas[0].Writable() != nil })
+	steps.open()
+	if err := <-done; err != nil {
+		t.Errorf("the call under way was not finished: %v", err)
+	}
+	<-stopped
+	resp, err := c.replicas[1].adm.ListReplicas(c.ctx(), &v1.ListReplicasRequest{MinRevision: c.lastChange()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("the session is given up", func() bool {
+		resp, err = c.replicas[1].adm.ListReplicas(c.ctx(), &v1.ListReplicasRequest{})
+		return err == nil && len(resp.Replicas) == 1
+	})
+	c.want("locks left", c.count("locks", "p"), 0)
+}
