@@ -22,11 +22,13 @@ type answer struct {
 }
 
 // fire has all callers report their keys. A key's callers go all at once; the next key's begin when half of these have
-// their answer, so that there are always calls under way, also when half of all have answers and a replica is killed.
+// their answer, so that there are always calls under way. In the middle of it a replica is killed: when the first caller
+// of the middle key has its answer, and most of the others wait for theirs.
 func (d *demo) fire(ctx context.Context) error {
 	victim := d.replicas[len(d.replicas)-1]
 	total := d.triggers * len(d.targets)
 	d.say("reporting %d dead keys, each by %d callers at once: half of them the provider, half the pool, at all three replicas", len(d.targets), d.triggers)
+	middle := d.targets[len(d.targets)/2]
 	answers := make(chan answer, total)
 	started := 0
 	next := func() {
@@ -34,19 +36,25 @@ func (d *demo) fire(ctx context.Context) error {
 		started++
 	}
 	next()
-	for got := 1; got <= total; got++ {
+	for range total {
 		a := <-answers
 		a.target.answers = append(a.target.answers, a)
-		if got == (total+1)/2 {
-			victim.kill()
-			fmt.Fprintf(d.out, "   killed %s with SIGKILL after %s of %s answers; its callers ask another replica, with the same request_id\n",
-				victim.name, thousands(got), thousands(total))
+		if a.target == middle && len(middle.answers) == 1 {
+			d.strike(victim)
 		}
 		if latest := d.targets[started-1]; started < len(d.targets) && len(latest.answers) == (d.triggers+1)/2 {
 			next()
 		}
 	}
 	return ctx.Err()
+}
+
+// strike kills a replica without warning.
+func (d *demo) strike(victim *replica) {
+	underWay := victim.underWay.Load()
+	victim.kill()
+	fmt.Fprintf(d.out, "   killed %s with SIGKILL in the middle of it, with %d calls under way there\n", victim.name, underWay)
+	fmt.Fprintln(d.out, "   its callers ask the next replica, with the same request_id")
 }
 
 // report starts the callers of one key.
@@ -93,6 +101,8 @@ func (d *demo) call(ctx context.Context, t *target, request *rotatorv1.RotateKey
 func attempt(ctx context.Context, r *replica, request *rotatorv1.RotateKeyRequest) (*rotatorv1.RotateKeyResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
+	r.underWay.Add(1)
+	defer r.underWay.Add(-1)
 	return r.rotate.RotateKey(ctx, request)
 }
 

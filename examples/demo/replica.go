@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -34,6 +35,8 @@ type replica struct {
 	ended   chan struct{} // closed when the process is gone and err is set
 	err     error
 	killed  bool
+
+	underWay atomic.Int64 // calls
 
 	address string   // of gRPC
 	etcd    []string // endpoints of the etcd it uses

@@ -50,7 +50,7 @@ func campaignError(err error) error {
 	switch {
 	case errors.Is(err, election.ErrNoSession):
 		return errNoSession.Because(err)
-	case errors.Is(err, election.ErrUnknown), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, election.ErrUnknown), errors.Is(err, election.ErrNotNow), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return pool.Refuse(pool.ReasonNotApplied, "etcd cannot be written now; try again").Because(err)
 	}
 	return err
@@ -58,5 +58,5 @@ func campaignError(err error) error {
 
 // Resign implements pool.Locks.
 func (k *locks) Resign(t *pool.Term) {
-	k.elector.Resign(&election.Term{Key: k.store.Layout().Key(pool.LockRef(t.Pool, t.Key)), Fence: t.Fence, Done: t.Done})
+	k.elector.Resign(&election.Term{Key: k.store.Layout().Key(pool.LockRef(t.Pool, t.Key)), Fence: t.Fence})
 }

@@ -23,7 +23,8 @@ const (
 // another process uses this replica's name. It decides what health says.
 func (r *Replica) monitor(ctx context.Context) {
 	var failures int
-	var behindSince, alarmsAt time.Time
+	var behind lag
+	var alarmsAt time.Time
 	for ctx.Err() == nil {
 		began, had := time.Now(), r.mirror.Revision()
 		revision, err := r.probe(ctx)
@@ -31,8 +32,7 @@ func (r *Replica) monitor(ctx context.Context) {
 			failures++
 		} else {
 			failures = 0
-			r.checkBackwards(revision, had)
-			behindSince = r.keepUp(revision, began, behindSince)
+			behind = r.keepUp(revision, had, began, behind)
 		}
 		r.setQuorum(failures < probesToBeIll && (err == nil || r.quorum.Load()), err)
 		if err == nil && (r.full.Load() || time.Since(alarmsAt) > alarmsEvery) {
@@ -60,30 +60,32 @@ func (r *Replica) probe(ctx context.Context) (int64, error) {
 	return r.store.Probe(ctx)
 }
 
-// keepUp compares the mirror with a revision that etcd was found at. It returns since when the mirror is behind.
-func (r *Replica) keepUp(revision int64, at, behindSince time.Time) time.Time {
-	switch {
-	case r.mirror.Confirm(revision, at):
-		return time.Time{}
-	case behindSince.IsZero():
-		r.requestProgress()
-		return at
-	case at.Sub(behindSince) > mirrorMayLag:
-		r.log.Warn("the watch of etcd does not keep up; making it anew", "mirror_revision", r.mirror.Revision(), "etcd_revision", revision)
-		r.follower.Rewatch()
-		return at
-	}
-	r.requestProgress()
-	return behindSince
+// lag is a revision the mirror has not reached, and since when that is known; zero: none.
+type lag struct {
+	revision int64
+	since    time.Time
 }
 
-// checkBackwards notices an etcd that is older than what was seen of it before: restored from a snapshot without
-// raising its revision. The follower then loads everything anew.
-func (r *Replica) checkBackwards(revision, had int64) {
+// keepUp compares the mirror, which was at revision had before, with a revision that etcd was found at.
+func (r *Replica) keepUp(revision, had int64, at time.Time, behind lag) lag {
 	if revision < had {
-		r.log.Error("etcd has gone back in time: it was restored without --bump-revision, or --etcd-endpoints name different clusters", "etcd_revision", revision, "seen_revision", had)
+		r.log.Error("etcd has gone back in time: it was restored without --bump-revision, or --etcd-endpoints name different clusters; loading everything anew", "etcd_revision", revision, "seen_revision", had)
 		r.follower.Rewatch()
+		return lag{}
 	}
+	if r.mirror.Confirm(revision, at) {
+		return lag{}
+	}
+	r.requestProgress()
+	switch {
+	case r.mirror.Revision() >= behind.revision: // it goes on; etcd is only a little ahead again
+		return lag{revision, at}
+	case at.Sub(behind.since) <= mirrorMayLag:
+		return behind
+	}
+	r.log.Warn("the watch of etcd does not keep up; making it anew", "mirror_revision", r.mirror.Revision(), "etcd_revision", revision)
+	r.follower.Rewatch()
+	return lag{revision, at}
 }
 
 // requestProgress asks the watch for its revision: it is silent about changes outside the prefix.

@@ -312,3 +312,45 @@ func TestHelpOfEveryCommand(t *testing.T) {
 		}
 	}
 }
+
+func TestDialError(t *testing.T) {
+	for message, want := range map[string]string{
+		`connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:1: connect: connection refused"`: "connect: connection refused",
+		`last connection error: desc = "transport: authentication handshake failed: EOF"`:                              "authentication handshake failed: EOF",
+		"name resolver error: produced zero addresses":                                                                 "this name has no address",
+		"error reading from server: EOF":                                                                               "error reading from server: EOF",
+	} {
+		if got := dialError(message); got != want {
+			t.Errorf("dialError(%q): want %q, got %q", message, want, got)
+		}
+	}
+}
+
+func TestCheckServer(t *testing.T) {
+	for server, ok := range map[string]bool{
+		"127.0.0.1:7070": true, "[::1]:7070": true, "rotatord:7070": true, "unix:/run/r.sock": true, "dns:///rotatord:7070": true,
+		"": false, "rotatord": false, "127.0.0.1": false, ":7070": false, "rotatord:": false, "rotatord:grpc": false, "rotatord:0": false, "http://rotatord:7070": false,
+	} {
+		if err := checkServer(server); (err == nil) != ok {
+			t.Errorf("--server %q: want it accepted: %t, got %v", server, ok, err)
+		}
+	}
+}
+
+// TestHintsNameWhatTheCommandIsAbout: a hint can be pasted.
+func TestHintsNameWhatTheCommandIsAbout(t *testing.T) {
+	f := newFake()
+	f.pools["p"] = &pb.Pool{Name: "p"}
+	server := f.start(t)
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"key", "get", "p", "k 1"}, "`rotatorctl key list p`"},
+		{[]string{"pool", "get", "it's"}, `rotatorctl pool create 'it'\''s'`},
+	} {
+		if got := runAt(t, server, "", tt.args...); !strings.Contains(got.Err, tt.want) {
+			t.Errorf("%q: want a hint with %s, got\n%s", tt.args, tt.want, got.Err)
+		}
+	}
+}

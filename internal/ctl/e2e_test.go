@@ -72,12 +72,20 @@ func (s *service) healthy(ctx context.Context) error {
 	}
 	defer conn.Close()
 	watch, err := healthv1.NewHealthClient(conn).Watch(ctx, &healthv1.HealthCheckRequest{Service: pb.RotationService_ServiceDesc.ServiceName})
-	for err == nil {
+	for serving := false; err == nil && !serving; {
 		var answer *healthv1.HealthCheckResponse
-		if answer, err = watch.Recv(); err == nil && answer.GetStatus() == healthv1.HealthCheckResponse_SERVING {
-			return nil
-		}
+		answer, err = watch.Recv()
+		serving = answer.GetStatus() == healthv1.HealthCheckResponse_SERVING
 	}
+	if err != nil {
+		return err
+	}
+	// Lists are answered from memory, which has caught up with the replica's own start when this is answered.
+	now, err := s.etcd.Get(ctx, "/rotator/")
+	if err != nil {
+		return err
+	}
+	_, err = pb.NewAdminServiceClient(conn).ListReplicas(ctx, &pb.ListReplicasRequest{MinRevision: now.Header.GetRevision()})
 	return err
 }
 

@@ -204,6 +204,9 @@ func dialError(message string) string {
 	if m := dialMessage.FindStringSubmatch(message); m != nil {
 		message = m[1]
 	}
+	if strings.HasSuffix(message, "produced zero addresses") {
+		return "this name has no address"
+	}
 	if _, after, found := strings.Cut(message, ": "); found && strings.HasPrefix(message, "dial tcp ") {
 		return after
 	}

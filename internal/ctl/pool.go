@@ -50,7 +50,8 @@ func (c *cli) poolUpdateCommand() *cobra.Command {
 		Args:  exactly("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file == "" {
-				return usagef("pool update replaces the whole spec: give it with -f (see it with `rotatorctl pool get %s -o yaml`)", args[0])
+				return usagef("pool update replaces the whole spec: give it with -f (fields: %s; what they are now is under spec in `rotatorctl pool get %s -o yaml`)",
+					specFields(), quoted(args[0]))
 			}
 			spec, err := c.readSpec(file)
 			if err != nil {

@@ -28,8 +28,7 @@ type Candidacy struct {
 
 // Term is a won campaign.
 type Term struct {
-	Key   string
-	Value string
+	Key string
 	// Fence is the revision at which the lock was written: its ModRevision as long as nobody has taken it over. A write
 	// that compares it cannot happen after that.
 	Fence int64
@@ -38,8 +37,8 @@ type Term struct {
 }
 
 // Campaign makes one attempt. It returns a term if it won, and in any case the answers to the candidacy's reads, in
-// their order, as of the campaign's revision. Errors are ErrNoSession, ErrUnknown, or what etcd said; the last one
-// and the first mean that nothing was locked.
+// their order, as of the campaign's revision. Errors are ErrUnknown, ErrNoSession, ErrNotNow, or what etcd said for good;
+// all but the first mean that nothing was locked.
 //
 // It sends the transaction again while its outcome is unknown and ctx lives: the compares let it win once.
 func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *clientv3.TxnResponse, error) {
@@ -57,6 +56,9 @@ func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *clientv3.T
 			e.expired(session)
 			return nil, nil, ErrNoSession
 		case refused(err):
+			if maybe { // of an earlier attempt that is not known
+				return nil, nil, e.abandon(c, maybe, err)
+			}
 			return nil, nil, fmt.Errorf("campaigning for %s: %w", c.Key, err)
 		}
 		maybe = maybe || !notSent(err)
@@ -85,7 +87,7 @@ func (e *Elector) try(ctx context.Context, session *concurrency.Session, c Candi
 // result tells whether the campaign is won: by this answer, or by an earlier one that was lost, in which case the lock
 // is there with this candidacy's value. It takes the put's answer away, so that resp has the reads in both cases.
 func (e *Elector) result(session *concurrency.Session, c Candidacy, resp *clientv3.TxnResponse) *Term {
-	term := &Term{Key: c.Key, Value: c.Value, Done: session.Done()}
+	term := &Term{Key: c.Key, Done: session.Done()}
 	if resp.Succeeded {
 		resp.Responses = resp.Responses[1:]
 		term.Fence = resp.Header.Revision
@@ -102,7 +104,7 @@ func (e *Elector) result(session *concurrency.Session, c Candidacy, resp *client
 // the lock is deleted: nobody in this process would ever use it.
 func (e *Elector) abandon(c Candidacy, maybe bool, err error) error {
 	if !maybe {
-		return fmt.Errorf("campaigning for %s: %w", c.Key, err)
+		return fmt.Errorf("%w: %w", ErrNotNow, err)
 	}
 	e.background(func(ctx context.Context) { e.reap(ctx, c) })
 	return fmt.Errorf("%w: %w", ErrUnknown, err)
@@ -145,7 +147,7 @@ func (e *Elector) Resign(t *Term) {
 func refused(err error) bool {
 	for _, e := range []error{
 		rpctypes.ErrPermissionDenied, rpctypes.ErrTooManyOps, rpctypes.ErrDuplicateKey, rpctypes.ErrRequestTooLarge,
-		rpctypes.ErrUserEmpty, rpctypes.ErrAuthFailed,
+		rpctypes.ErrAuthFailed,
 	} {
 		if errors.Is(err, e) {
 			return true
@@ -156,7 +158,7 @@ func refused(err error) bool {
 
 // notSent reports whether an error says that the transaction was not applied, although it may be when sent again.
 func notSent(err error) bool {
-	for _, e := range []error{rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests, rpctypes.ErrInvalidAuthToken} {
+	for _, e := range []error{rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests, rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty, rpctypes.ErrAuthOldRevision} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -35,6 +35,9 @@ const minTTL = 2 * time.Second
 // gone. Nothing was locked.
 var ErrNoSession = errors.New("no session with etcd")
 
+// ErrNotNow is returned when etcd kept saying that it cannot take the campaign now. Nothing was locked.
+var ErrNotNow = errors.New("etcd takes no campaigns now")
+
 // ErrUnknown is returned when etcd did not say in time what became of a campaign. A lock that it may have written is
 // deleted in the background.
 var ErrUnknown = errors.New("outcome of the campaign not known")

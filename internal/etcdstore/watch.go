@@ -43,11 +43,6 @@ func NewFollower(store *Store, mirror *pool.Mirror, log *slog.Logger) *Follower 
 	return &Follower{store: store, mirror: mirror, log: log}
 }
 
-// Follow is NewFollower and Run for who needs neither RequestProgress nor Rewatch.
-func Follow(ctx context.Context, store *Store, mirror *pool.Mirror, log *slog.Logger) error {
-	return NewFollower(store, mirror, log).Run(ctx)
-}
-
 var (
 	errRewatch   = errors.New("the watch was ended to begin a new one")
 	errWatchDone = errors.New("the watch ended")

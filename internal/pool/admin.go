@@ -155,27 +155,17 @@ func putAt(v Version, revision int64) Version {
 	return v
 }
 
-// adminFields collects what is wrong with a request.
-type adminFields []Violation
-
-func (f *adminFields) add(field, problem string) {
-	if problem != "" {
-		*f = append(*f, Violation{field, problem})
+// unfinished is the error of a call that has changed something and could not go on: "not applied" would not be true of it.
+func unfinished(what string, err error) error {
+	if !errors.Is(err, ErrNotApplied) {
+		return err
 	}
-}
-
-func (f *adminFields) name(field, value string) { f.add(field, CheckName(value)) }
-
-func (f adminFields) refusal() error {
-	if len(f) == 0 {
-		return nil
-	}
-	return &Refusal{Reason: ReasonInvalidArgument, Message: "the request has invalid fields", Fields: f}
+	return Refuse(ReasonOutcomeUnknown, "%s has begun and is not finished; repeat the call", what).Because(err)
 }
 
 // checkPoolAnd checks the two names most requests have.
 func checkPoolAnd(field, pool, name string) error {
-	var f adminFields
+	var f violations
 	f.name("pool", pool)
 	f.name(field, name)
 	return f.refusal()

@@ -57,7 +57,7 @@ func (a *Admin) SetBinding(ctx context.Context, pool, proxy string, slots []Slot
 }
 
 func checkBinding(pool, proxy string, slots []SlotPriority) error {
-	var f adminFields
+	var f violations
 	f.name("pool", pool)
 	f.name("proxy_id", proxy)
 	switch {

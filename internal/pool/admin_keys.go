@@ -90,7 +90,7 @@ func (a *Admin) AddKeys(ctx context.Context, pool string, home Home, keys []NewK
 }
 
 func checkAddKeys(pool string, home Home, keys int) error {
-	var f adminFields
+	var f violations
 	f.name("pool", pool)
 	if home != HomeActive && home != HomeBackup {
 		f.add("home", "must be active or backup")
@@ -147,7 +147,7 @@ func firstOf(given, otherwise string) string {
 }
 
 // check lists what is wrong with a key for a home.
-func (k *NewKey) check(path string, home Home) (f adminFields) {
+func (k *NewKey) check(path string, home Home) (f violations) {
 	f.name(path+"id", k.ID)
 	f.add(path+"secret", CheckSecret(k.Secret))
 	f.add(path+"labels", CheckLabels(k.Labels))
@@ -173,7 +173,7 @@ func (k *NewKey) check(path string, home Home) (f adminFields) {
 }
 
 // checkBare refuses what only an active key has, rather than drop it silently.
-func (k *NewKey) checkBare(path string, f *adminFields) {
+func (k *NewKey) checkBare(path string, f *violations) {
 	for _, field := range [...]struct {
 		name  string
 		given bool
@@ -485,7 +485,7 @@ func (a *Admin) EnableKey(ctx context.Context, pool, key, reason string) (*Activ
 
 // setStatus gives an active key a status that has no end, and cancels a rotation of it that waits for stock.
 func (a *Admin) setStatus(ctx context.Context, pool, key, reason string, status Status, kind EventType) (*Active, int64, error) {
-	var f adminFields
+	var f violations
 	f.name("pool", pool)
 	f.name("key_id", key)
 	f.add("reason", CheckText(reason, MaxReason))

@@ -14,14 +14,14 @@ func (s Spec) Equal(other Spec) bool {
 	return s.Description == other.Description && maps.Equal(s.Labels, other.Labels)
 }
 
-func (f *adminFields) spec(s Spec) {
+func (f *violations) spec(s Spec) {
 	f.add("spec.description", CheckText(s.Description, MaxDescription))
 	f.add("spec.labels", CheckLabels(s.Labels))
 }
 
 // CreatePool creates a pool. If it is there with an equal spec nothing is changed.
 func (a *Admin) CreatePool(ctx context.Context, name string, spec Spec) (*Pool, int64, error) {
-	var f adminFields
+	var f violations
 	f.name("name", name)
 	f.spec(spec)
 	if err := f.refusal(); err != nil {
@@ -66,7 +66,7 @@ func poolPut(p *Pool, revision int64, err error) (*Pool, int64, error) {
 
 // UpdatePool replaces a pool's spec; only if the pool's revision is still ifRevision, unless that is 0.
 func (a *Admin) UpdatePool(ctx context.Context, name string, spec Spec, ifRevision int64) (*Pool, int64, error) {
-	var f adminFields
+	var f violations
 	f.name("name", name)
 	f.spec(spec)
 	if ifRevision < 0 {
@@ -97,7 +97,7 @@ func (a *Admin) ResumePool(ctx context.Context, name string) (*Pool, int64, erro
 }
 
 func (a *Admin) setPaused(ctx context.Context, name string, paused bool, kind EventType) (*Pool, int64, error) {
-	var f adminFields
+	var f violations
 	f.name("name", name)
 	if err := f.refusal(); err != nil {
 		return nil, 0, err
@@ -152,7 +152,7 @@ var sweepOrder = []Kind{
 // A crash after the mark leaves a pool in which nothing can be added or rotated; calling again goes on. Only force goes
 // on where another call has begun and something is left, because whether that call had force is not on record.
 func (a *Admin) DeletePool(ctx context.Context, name string, force bool) (int64, error) {
-	var f adminFields
+	var f violations
 	f.name("name", name)
 	if err := f.refusal(); err != nil {
 		return 0, err
@@ -168,10 +168,11 @@ func (a *Admin) DeletePool(ctx context.Context, name string, force bool) (int64,
 	}
 	for _, kind := range sweepOrder {
 		if err := a.Store.Sweep(ctx, kind, marked); err != nil {
-			return 0, err
+			return 0, unfinished("the deletion of pool "+name, err)
 		}
 	}
-	return a.dropPool(ctx, marked)
+	revision, err := a.dropPool(ctx, marked)
+	return revision, unfinished("the deletion of pool "+name, err)
 }
 
 // markDeleting marks the pool. From this commit on nothing decided before can be committed: no rotation, no binding, no
@@ -223,7 +224,7 @@ func (a *Admin) refuseIfFilled(ctx context.Context, marked *Pool, mine bool) err
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 	defer cancel()
 	if uerr := a.unmark(undo, marked); uerr != nil {
-		return Refuse(ReasonOf(err), "pool %q is not deleted, but stays marked until it is deleted again: it could not be opened in time", marked.Name).
+		return Refuse(ReasonOf(unfinished("", err)), "pool %q is not deleted, but stays marked until it is deleted again: it could not be opened in time", marked.Name).
 			Because(errors.Join(err, uerr))
 	}
 	return err

@@ -121,7 +121,11 @@ func (a *Admin) removeActive(ctx context.Context, pool, key string, unbind bool)
 		revision, err = a.finishRemoval(ctx, c)
 	}
 	if err != nil {
-		return unbound, 0, a.giveUp(ctx, c, err)
+		err = a.giveUp(ctx, c, err)
+		if unbound > 0 {
+			err = unfinished("the removal of key "+key, err)
+		}
+		return unbound, 0, err
 	}
 	return unbound, revision, nil
 }
@@ -403,7 +407,7 @@ func (a *Admin) giveUp(ctx context.Context, c *closing, cause error) error {
 // leftClosed answers when the slot could not be opened again: the same reason, with what is left behind.
 func (a *Admin) leftClosed(c *closing, cause, err error) error {
 	var r *Refusal
-	if !errors.As(cause, &r) {
+	if cause = unfinished("the removal of key "+c.Key, cause); !errors.As(cause, &r) {
 		return cause
 	}
 	told := *r

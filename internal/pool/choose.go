@@ -68,8 +68,11 @@ func (r *Rotator) chooseBackup(pool string, not map[string]bool) (chosen *Backup
 
 // reserve reports whether b can be used and is now reserved for the caller.
 func (r *Rotator) reserve(b *Backup, not map[string]bool) bool {
-	return b != nil && !not[b.Key] && !b.TooNew() && r.stock.take(b.Ref())
+	return b != nil && usable(b, not) && r.stock.take(b.Ref())
 }
+
+// usable reports whether a rotation may use b: it was not found taken, and this build knows all of its record.
+func usable(b *Backup, not map[string]bool) bool { return !not[b.Key] && !b.TooNew() }
 
 // share names the replica a backup belongs to: the one with the highest hash of both names, so that a replica that comes
 // or goes moves few backups.

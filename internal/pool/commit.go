@@ -78,13 +78,28 @@ func situationOf(l Life, s *State) (now situation, err error) {
 	return now, errors.Join(errs[:]...)
 }
 
-// findBackup reserves a backup for this attempt, nil if the pool surely has none.
+// findBackup reserves a backup for this attempt, nil if the pool surely has none. A backup that another rotation of this
+// process has reserved may come free again, so it is waited for a little before "no stock" is said.
 func (r *Rotator) findBackup(ctx context.Context, pool string, not map[string]bool) (*Backup, error) {
-	if b := r.chooseBackup(pool, not); b != nil {
-		return b, nil
+	for range reservedLooks {
+		if b := r.chooseBackup(pool, not); b != nil {
+			return b, nil
+		}
+		b, reserved, err := r.searchStock(ctx, pool, not)
+		if b != nil || err != nil || !reserved {
+			return b, err
+		}
+		if !wait(ctx, reservedPause) {
+			return nil, Refuse(ReasonNotApplied, "the rotation was not made in time; try again").Because(ctx.Err())
+		}
 	}
-	return r.searchStock(ctx, pool, not)
+	return nil, nil
 }
+
+const (
+	reservedLooks = 5
+	reservedPause = 10 * time.Millisecond
+)
 
 // loss is a transaction that was not applied, with what the store held instead.
 type loss struct {
@@ -102,18 +117,23 @@ func (r *Rotator) attempt(ctx context.Context, f *flight, term *Term, now situat
 }
 
 // searchStock looks into the store when the mirror shows no backup that could be used: "no stock" is never said from
-// memory.
-func (r *Rotator) searchStock(ctx context.Context, pool string, not map[string]bool) (*Backup, error) {
+// memory. reserved: there are usable ones, but other rotations of this process have reserved them.
+func (r *Rotator) searchStock(ctx context.Context, pool string, not map[string]bool) (found *Backup, reserved bool, err error) {
 	recs, _, err := r.Store.List(ctx, KindBackup, pool, 0)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, rec := range recs {
-		if b, ok := rec.(*Backup); ok && r.reserve(b, not) {
-			return b, nil
+		b, ok := rec.(*Backup)
+		if !ok || !usable(b, not) {
+			continue
 		}
+		if r.stock.take(b.Ref()) {
+			return b, false, nil
+		}
+		reserved = true
 	}
-	return nil, nil
+	return nil, reserved, nil
 }
 
 // swap makes the rotation. A crash before its transaction is sent leaves a lock that others take over; after it, the
@@ -273,8 +293,7 @@ var causes = map[Kind]string{
 func (r *Rotator) reconsider(f *flight, lost *loss, spent map[string]bool) error {
 	failed := lost.result.Failed(lost.txn)
 	if len(failed) == 0 {
-		// Every compare would hold now: what stood in the way came and went. Deciding again is right.
-		return nil
+		return errors.New("a transaction was refused although all its compares hold: this is a bug, please report it")
 	}
 	r.Observer.Conflict(f.life, cause(f.life, failed[0]))
 	if over := func(g Guard) bool { return g.Ref.Kind == KindRotation || g == LifeIs(f.life) }; slices.ContainsFunc(failed, over) {

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -164,8 +165,8 @@ func readStanding(ctx context.Context, store Store, req *RotateRequest) (*standi
 	}
 	if err == nil && state.Has(PendingRef(pool, key)) {
 		var stock []Record
-		stock, _, err = store.List(ctx, KindBackup, pool, 1)
-		st.stocked = len(stock) > 0
+		stock, _, err = store.List(ctx, KindBackup, pool, 0)
+		st.stocked = slices.ContainsFunc(stock, func(rec Record) bool { b, ok := rec.(*Backup); return ok && usable(b, nil) })
 	}
 	return st, err
 }
@@ -186,8 +187,8 @@ type readRound struct {
 }
 
 // read joins the next read that begins for the request's life.
-func (s *sharedReads) read(ctx context.Context, spawn func(func()) bool, store Store, req *RotateRequest) (*standing, error) {
-	round, err := s.join(spawn, store, req)
+func (s *sharedReads) read(ctx context.Context, r *Rotator, req *RotateRequest) (*standing, error) {
+	round, err := s.join(r, req)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +200,7 @@ func (s *sharedReads) read(ctx context.Context, spawn func(func()) bool, store S
 	}
 }
 
-func (s *sharedReads) join(spawn func(func()) bool, store Store, req *RotateRequest) (*readRound, error) {
+func (s *sharedReads) join(r *Rotator, req *RotateRequest) (*readRound, error) {
 	life := Life{req.Pool, req.Key, req.Generation}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -214,18 +215,18 @@ func (s *sharedReads) join(spawn func(func()) bool, store Store, req *RotateRequ
 		s.rounds = make(map[Life]*readRound)
 	}
 	query := RotateRequest{Pool: req.Pool, Key: req.Key, Generation: req.Generation}
-	if !spawn(func() { s.run(life, round, store, &query) }) {
+	if !r.spawn(func() { s.run(r.base, life, round, r.Store, &query) }) {
 		return nil, errStopping
 	}
 	s.rounds[life] = round
 	return round, nil
 }
 
-// run makes a round's read, and then the reads of those who asked meanwhile. It does not end with any caller's context:
-// others wait for it too.
-func (s *sharedReads) run(life Life, round *readRound, store Store, query *RotateRequest) {
+// run makes a round's read, and then the reads of those who asked meanwhile. It ends with base and not with a caller's
+// context: others wait for it too.
+func (s *sharedReads) run(base context.Context, life Life, round *readRound, store Store, query *RotateRequest) {
 	for round != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), readBudget)
+		ctx, cancel := context.WithTimeout(base, readBudget)
 		round.st, round.err = readStanding(ctx, store, query)
 		cancel()
 		close(round.done)

@@ -41,9 +41,25 @@ func (r *Rotator) join(l Life, req *RotateRequest, fulfils bool) (f *flight, joi
 // errCancelled ends a flight whose rotation does not wait for stock any more: an operator took the key in hand.
 var errCancelled = errors.New("the rotation does not wait any more")
 
-// failedForOthers reports whether the flight's error is about the request that began it and says nothing about req.
-func (f *flight) failedForOthers(req *RotateRequest) bool {
-	return errors.Is(f.err, errCancelled) || ReasonOf(f.err) == ReasonKeyDisabled && req.Trigger == TriggerOperator
+// decidedBefore reports whether the flight's error may be older than a request that joined it, or about another one.
+func (f *flight) decidedBefore() bool {
+	reason := ReasonOf(f.err)
+	return f.err != nil && reason != ReasonNotApplied && reason != ReasonOutcomeUnknown
+}
+
+// await waits for the end of the flight, and reports false if ctx ended before.
+func (f *flight) await(ctx context.Context) bool {
+	select {
+	case <-f.done:
+		return true
+	case <-ctx.Done():
+	}
+	select {
+	case <-f.done: // both: the answer is worth more
+		return true
+	default:
+		return false
+	}
 }
 
 // fly does the work of a flight. The flight is taken off the table before its callers wake: one who asks again after an
@@ -63,28 +79,33 @@ var errAgain = errors.New("decide again")
 
 // pursue campaigns, follows and commits until the life has ended, waits for stock, or must not be rotated.
 func (r *Rotator) pursue(ctx context.Context, f *flight) error {
-	var over int64 // the holder's lock to take over, 0: none
+	var found *Lock // who holds the lock, as a lost campaign found it: the mirror may be behind that
+	free := false   // a lost campaign found the lock free
 	for {
-		if rival := r.rival(f.life); rival != nil && over == 0 {
-			done, next, err := r.follow(ctx, f, rival)
-			if done || err != nil {
+		var over claim
+		if rival := r.rival(f, found); rival != nil && !free {
+			var done bool
+			var err error
+			if over, done, err = r.follow(ctx, f, rival); done || err != nil {
 				return err
 			}
-			over = next
 		}
 		if err := r.Steps(ctx, StepCampaign, f.life); err != nil {
 			return err
 		}
-		term, state, err := r.Locks.Campaign(ctx, f.life, over)
+		term, state, err := r.Locks.Campaign(ctx, f.life, over.lock)
 		if err != nil {
 			return err
 		}
-		over = 0
 		if term != nil {
-			err = r.hold(ctx, f, term, state)
+			if over.lock != 0 {
+				r.Observer.TookOver(f.life, over.holder, over.after)
+			}
+			found, err = nil, r.hold(ctx, f, term, state)
 		} else {
-			err = r.lost(ctx, f, state)
+			found, err = r.lost(ctx, f, state)
 		}
+		free = term == nil && found == nil
 		if !errors.Is(err, errAgain) {
 			return err
 		}
@@ -94,32 +115,13 @@ func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 	}
 }
 
-// rival is the lock somebody holds on a life's key, as far as the mirror knows.
-func (r *Rotator) rival(l Life) (lock *Lock) {
-	r.Mirror.Read(func(s *Snapshot) {
-		if p := s.Pool(l.Pool); p != nil {
-			lock = p.Locks[l.Key]
-		}
-	})
-	return lock
-}
-
-// lost looks into a campaign that was not won. The state is linearizable, so what it shows is final.
-func (r *Rotator) lost(ctx context.Context, f *flight, s *State) error {
+// lost looks into a campaign that was not won, and returns who holds the lock. The state is linearizable, so what it
+// shows is final.
+func (r *Rotator) lost(ctx context.Context, f *flight, s *State) (*Lock, error) {
 	if done, err := r.ended(ctx, f, s); done || err != nil {
-		return err
+		return nil, err
 	}
-	lock, err := Find[*Lock](s, LockRef(f.life.Pool, f.life.Key))
-	if err != nil {
-		return err
-	}
-	if lock != nil {
-		// The mirror will show it in a moment; then the campaign goes on as for any lock that is seen there.
-		wctx, cancel := context.WithTimeout(ctx, mirrorGrace)
-		defer cancel()
-		_ = r.Mirror.Wait(wctx, s.Revision)
-	}
-	return errAgain
+	return lockOf(s.Records[LockRef(f.life.Pool, f.life.Key)]), errAgain
 }
 
 // ended settles a flight whose life is over according to a linearizable state: it was rotated by somebody, or it ended
@@ -145,20 +147,11 @@ func (r *Rotator) ended(ctx context.Context, f *flight, s *State) (bool, error) 
 
 // gone says what became of a life that ended without a rotation.
 func (r *Rotator) gone(ctx context.Context, f *flight) error {
-	req := f.req
-	req.Generation = f.life.Generation
-	st, err := readStanding(ctx, r.Store, &req)
-	if err != nil {
-		return err
+	done, err := r.lookUp(ctx, f)
+	if err == nil && !done {
+		return errAgain
 	}
-	switch v := decide(&req, st); v.action {
-	case refuse:
-		return v.refusal
-	case report:
-		f.rotation, f.revision = v.rotation, st.state.Revision
-		return nil
-	}
-	return errAgain
+	return err
 }
 
 // hold does what a won term is for, and gives the lock back if no transaction has.
@@ -172,60 +165,4 @@ func (r *Rotator) hold(ctx context.Context, f *flight, term *Term, s *State) err
 		r.Locks.Resign(term)
 	}
 	return err
-}
-
-// follow waits for the result of a rival's work over the standing watch. It returns done when the flight is settled,
-// and otherwise the lock to take over (0: it is free).
-func (r *Rotator) follow(ctx context.Context, f *flight, lock *Lock) (done bool, over int64, err error) {
-	changed, stop := r.Mirror.Watch(f.life.Pool, f.life.Key)
-	defer stop()
-	began, seen, patience := r.Now(), lock.ModRevision, r.patience.get()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	for {
-		lock, done := r.glance(f)
-		switch {
-		case done:
-			return true, 0, nil
-		case lock == nil:
-			return false, 0, nil
-		case lock.ModRevision != seen:
-			// Somebody else is on it now. Each such change doubles the patience, so that replicas on a slow store do not
-			// take the lock from each other for ever.
-			seen, patience = lock.ModRevision, min(2*patience, maxPatience)
-			timer.Reset(patience)
-		}
-		select {
-		case <-changed:
-		case <-timer.C:
-			if wait := lock.BusyUntil.Sub(r.Now()); wait > 0 && lock.Stage != StageRotate {
-				timer.Reset(min(wait, patience))
-				continue
-			}
-			r.Observer.TookOver(f.life, lock.Holder, r.Now().Sub(began))
-			return false, seen, nil
-		case <-ctx.Done():
-			return true, 0, Refuse(ReasonNotApplied, "replica %q was at work on this key and did not finish in time; try again", lock.Holder).Because(ctx.Err())
-		}
-	}
-}
-
-// glance looks at the mirror for the end of a flight's life, or who is at work on it.
-func (r *Rotator) glance(f *flight) (lock *Lock, done bool) {
-	r.Mirror.Read(func(s *Snapshot) {
-		p := s.Pool(f.life.Pool)
-		if p == nil {
-			return
-		}
-		if rot := p.Rotation(f.life); rot != nil {
-			f.rotation, f.revision, done = rot, s.Revision, true
-			return
-		}
-		if pending := p.Pending[f.life.Key]; pending != nil && pending.Generation == f.life.Generation && p.Stock.Len() == 0 {
-			f.revision, done = s.Revision, true
-			return
-		}
-		lock = p.Locks[f.life.Key]
-	})
-	return lock, done
 }

@@ -24,11 +24,16 @@ func (r *Rotator) Fulfil(ctx context.Context) {
 	changed, stop := r.Mirror.WatchAll()
 	defer stop()
 	since := make(map[Life]time.Time) // when this replica first saw that it could be finished
+	begun := make(map[Life]*flight)
+	again := make(map[Life]time.Time) // not to be tried before then: it did not work
 	for ctx.Err() == nil {
 		now := r.Now()
-		ready := r.fulfillable()
+		settle(begun, again, now)
+		ready := r.fulfillable(again)
 		for _, p := range due(ready, since, now, r.Replica, r.replicas()) {
-			r.join(p.Life, requestOf(p), true)
+			if f, joined := r.join(p.Life, requestOf(p), true); f != nil && !joined {
+				begun[p.Life] = f
+			}
 		}
 		var retry <-chan time.Time
 		if len(ready) > 0 {
@@ -52,7 +57,7 @@ func (r *Rotator) replicas() (names []string) {
 }
 
 // fulfillable lists what could be finished now, oldest first in each pool, as far as the stock goes.
-func (r *Rotator) fulfillable() (ready []*Pending) {
+func (r *Rotator) fulfillable(again map[Life]time.Time) (ready []*Pending) {
 	r.Mirror.Read(func(s *Snapshot) {
 		for name := range s.Waiting {
 			p := s.Pool(name)
@@ -61,7 +66,9 @@ func (r *Rotator) fulfillable() (ready []*Pending) {
 			}
 			var waiting []*Pending
 			for _, w := range p.Pending {
-				waiting = append(waiting, w)
+				if again[w.Life].IsZero() {
+					waiting = append(waiting, w)
+				}
 			}
 			slices.SortFunc(waiting, func(a, b *Pending) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) })
 			ready = append(ready, waiting[:min(len(waiting), p.Stock.Len(), fulfilAtOnce)]...)
@@ -99,5 +106,23 @@ func requestOf(p *Pending) *RotateRequest {
 	return &RotateRequest{
 		Pool: p.Pool, Key: p.Key, Generation: p.Generation, Trigger: p.Trigger, Source: p.Source, Reason: p.Reason,
 		RequestID: p.RequestID, ProxyID: p.ProxyID,
+	}
+}
+
+// settle puts off what was begun and did not come to a rotation, so that it neither spins nor keeps stock from others.
+func settle(begun map[Life]*flight, again map[Life]time.Time, now time.Time) {
+	for life, f := range begun {
+		select {
+		case <-f.done:
+			if delete(begun, life); f.rotation == nil {
+				again[life] = now.Add(fulfilRetry)
+			}
+		default:
+		}
+	}
+	for life, at := range again {
+		if !now.Before(at) {
+			delete(again, life)
+		}
 	}
 }

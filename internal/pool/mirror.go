@@ -318,7 +318,11 @@ func (s *Snapshot) put(rec Record) {
 	case *Backup:
 		p := s.pool(ref.Pool)
 		p.Backup[r.Key] = r
-		p.Stock.add(r.Key)
+		if r.TooNew() { // not for this build to use
+			p.Stock.remove(r.Key)
+		} else {
+			p.Stock.add(r.Key)
+		}
 	case *Retired:
 		s.pool(ref.Pool).Retired[r.Key] = r
 	case *Rotation:

@@ -8,6 +8,37 @@ import (
 	"unicode/utf8"
 )
 
+// violations collects what is wrong with a request.
+type violations []Violation
+
+func (v *violations) add(field, problem string) {
+	if problem != "" {
+		*v = append(*v, Violation{field, problem})
+	}
+}
+
+func (v *violations) name(field, value string) { v.add(field, CheckName(value)) }
+
+func (v *violations) optionalName(field, value string) {
+	if value != "" {
+		v.name(field, value)
+	}
+}
+
+func (v *violations) notNegative(field string, n int64) {
+	if n < 0 {
+		v.add(field, "must not be negative")
+	}
+}
+
+// refusal names all violations at once, nil if there are none.
+func (v violations) refusal() error {
+	if len(v) == 0 {
+		return nil
+	}
+	return &Refusal{Reason: ReasonInvalidArgument, Message: "the request has invalid fields", Fields: v}
+}
+
 // Limits of what callers may store. Records stay small: a rotation's transaction carries half a dozen of them.
 const (
 	MaxName         = 128  // bytes of a pool, key, slot or proxy name

@@ -248,33 +248,3 @@ func noSuchPool(pool string) *Refusal {
 func noSuchKey(pool, key string) *Refusal {
 	return Refuse(ReasonKeyNotFound, "pool %q has no key %q; it may have been removed", pool, key)
 }
-
-// queryFields collects what is wrong with a request.
-type queryFields []Violation
-
-func (f *queryFields) add(field, problem string) {
-	if problem != "" {
-		*f = append(*f, Violation{field, problem})
-	}
-}
-
-func (f *queryFields) name(field, value string) { f.add(field, CheckName(value)) }
-
-func (f *queryFields) optionalName(field, value string) {
-	if value != "" {
-		f.name(field, value)
-	}
-}
-
-func (f *queryFields) notNegative(field string, n int64) {
-	if n < 0 {
-		f.add(field, "must not be negative")
-	}
-}
-
-func (f queryFields) refusal() error {
-	if len(f) == 0 {
-		return nil
-	}
-	return &Refusal{Reason: ReasonInvalidArgument, Message: "the request breaks rules", Fields: f}
-}

@@ -81,7 +81,7 @@ type KeysQuery struct {
 }
 
 func (r *KeysQuery) check() error {
-	var f queryFields
+	var f violations
 	f.name("pool", r.Pool)
 	f.optionalName("proxy_id", r.Proxy)
 	f.notNegative("min_revision", r.MinRevision)
@@ -203,7 +203,7 @@ type KeyQuery struct {
 }
 
 func (r *KeyQuery) check() error {
-	var f queryFields
+	var f violations
 	f.name("pool", r.Pool)
 	f.name("key_id", r.Key)
 	f.notNegative("min_revision", r.MinRevision)
@@ -283,7 +283,7 @@ type KeysFilter struct {
 // ListKeys lists keys by home (active, backup, retired) and then id, never with a secret. Keys whose record cannot be
 // decoded are not in the list.
 func (q *Queries) ListKeys(ctx context.Context, filter KeysFilter, req PageRequest) (*Page[KeyInfo], error) {
-	var f queryFields
+	var f violations
 	f.name("pool", filter.Pool)
 	if filter.Home < HomeNone || filter.Home > HomeRetired {
 		f.add("home", "is unknown")

@@ -77,7 +77,7 @@ type placed[T any] struct {
 }
 
 // newPager checks req into f. The pager must not be used if f has violations.
-func newPager[T any](list string, req PageRequest, f *queryFields) *pager[T] {
+func newPager[T any](list string, req PageRequest, f *violations) *pager[T] {
 	p := &pager[T]{list: list, size: cmp.Or(req.Size, DefaultPageSize), first: req.Token == ""}
 	if req.Size < 0 || req.Size > MaxPageSize {
 		f.add("page_size", fmt.Sprintf("is %d, must be 1 to %d, or 0 for %d", req.Size, MaxPageSize, DefaultPageSize))

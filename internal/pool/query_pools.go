@@ -36,7 +36,7 @@ func (q *Queries) WithCounts(p *Pool) PoolInfo {
 
 // GetPool returns a pool.
 func (q *Queries) GetPool(ctx context.Context, name string, minRevision int64) (info PoolInfo, revision int64, err error) {
-	var f queryFields
+	var f violations
 	f.name("name", name)
 	f.notNegative("min_revision", minRevision)
 	if err := f.refusal(); err != nil {
@@ -58,7 +58,7 @@ func (q *Queries) GetPool(ctx context.Context, name string, minRevision int64) (
 
 // ListPools lists pools by name. A pool whose own record cannot be decoded is not in the list.
 func (q *Queries) ListPools(ctx context.Context, req PageRequest) (*Page[PoolInfo], error) {
-	var f queryFields
+	var f violations
 	page := newPager[PoolInfo]("pools", req, &f)
 	if err := f.refusal(); err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func (q *Queries) ListPools(ctx context.Context, req PageRequest) (*Page[PoolInf
 
 // ListBindings lists bindings by proxy; only those that name slot if it is not empty.
 func (q *Queries) ListBindings(ctx context.Context, pool, slot string, req PageRequest) (*Page[*Binding], error) {
-	var f queryFields
+	var f violations
 	f.name("pool", pool)
 	f.optionalName("slot", slot)
 	page := newPager[*Binding]("bindings", req, &f)
@@ -121,7 +121,7 @@ type RotationQuery struct {
 }
 
 func (r *RotationQuery) check() error {
-	var f queryFields
+	var f violations
 	f.name("pool", r.Pool)
 	f.name("key_id", r.Key)
 	f.notNegative("generation", r.Generation)
@@ -167,7 +167,7 @@ func (s *Snapshot) rotation(req RotationQuery) (*Rotation, error) {
 
 // ListRotations lists a pool's rotations by revision and then old key; only those of key if it is not empty.
 func (q *Queries) ListRotations(ctx context.Context, pool, key string, req PageRequest) (*Page[*Rotation], error) {
-	var f queryFields
+	var f violations
 	f.name("pool", pool)
 	f.optionalName("key_id", key)
 	page := newPager[*Rotation]("rotations", req, &f)
@@ -207,7 +207,7 @@ func (p *PoolState) offerRotations(key string, page *pager[*Rotation]) {
 
 // ListReplicas lists the replicas that have a session, by name.
 func (q *Queries) ListReplicas(ctx context.Context, minRevision int64) (replicas []*Replica, revision int64, err error) {
-	var f queryFields
+	var f violations
 	f.notNegative("min_revision", minRevision)
 	if err := f.refusal(); err != nil {
 		return nil, 0, err

@@ -44,30 +44,18 @@ type RotateRequest struct {
 }
 
 func (r *RotateRequest) check() error {
-	var v []Violation
-	add := func(field, problem string) {
-		if problem != "" {
-			v = append(v, Violation{field, problem})
-		}
-	}
-	add("pool", CheckName(r.Pool))
-	add("key_id", CheckName(r.Key))
-	if r.Generation < 0 {
-		add("generation", "must not be negative")
-	}
+	var v violations
+	v.name("pool", r.Pool)
+	v.name("key_id", r.Key)
+	v.notNegative("generation", r.Generation)
 	if !r.Trigger.Known() {
-		add("trigger", "must be one of provider, pool, spend checker, proxy, operator")
+		v.add("trigger", "must be one of provider, pool, spend checker, proxy, operator")
 	}
-	add("source", CheckText(r.Source, MaxSource))
-	add("reason", CheckText(r.Reason, MaxReason))
-	add("request_id", CheckRequestID(r.RequestID))
-	if r.ProxyID != "" {
-		add("proxy_id", CheckName(r.ProxyID))
-	}
-	if len(v) > 0 {
-		return &Refusal{Reason: ReasonInvalidArgument, Message: "the request has invalid fields", Fields: v}
-	}
-	return nil
+	v.add("source", CheckText(r.Source, MaxSource))
+	v.add("reason", CheckText(r.Reason, MaxReason))
+	v.add("request_id", CheckRequestID(r.RequestID))
+	v.optionalName("proxy_id", r.ProxyID)
+	return v.refusal()
 }
 
 // RotateResult is the answer to one caller; Rotation is the same for all callers of a life.
@@ -222,13 +210,15 @@ func outcomeOf(res *RotateResult, err error) string {
 		return res.Outcome.String()
 	case ReasonOf(err) != "":
 		return strings.ToLower(string(ReasonOf(err)))
+	case errors.Is(err, context.DeadlineExceeded):
+		return "deadline_exceeded"
 	}
 	return "canceled"
 }
 
 // answer decides what a request needs. shared is true if it made no work of its own.
 func (r *Rotator) answer(ctx context.Context, req *RotateRequest) (res *RotateResult, shared bool, err error) {
-	for {
+	for again := false; ; again = true {
 		verdict, err := r.consider(ctx, req)
 		if err != nil {
 			return nil, true, err
@@ -245,14 +235,12 @@ func (r *Rotator) answer(ctx context.Context, req *RotateRequest) (res *RotateRe
 		if f == nil {
 			return nil, true, errStopping
 		}
-		select {
-		case <-f.done:
-		case <-ctx.Done():
+		if !f.await(ctx) {
 			return nil, joined, abandoned(ctx)
 		}
 		switch {
-		case joined && f.failedForOthers(req):
-			continue // that flight is over; this request begins its own
+		case joined && (errors.Is(f.err, errCancelled) || !again && f.decidedBefore()):
+			continue // that flight is over: look anew, once
 		case f.err != nil:
 			return nil, joined, f.err
 		case f.rotation == nil:
@@ -271,7 +259,7 @@ func (r *Rotator) consider(ctx context.Context, req *RotateRequest) (verdict, er
 	if err := r.Ready(); err != nil || v.action != look {
 		return v, err
 	}
-	st, err := r.reads.read(ctx, r.spawn, r.Store, req)
+	st, err := r.reads.read(ctx, r, req)
 	if err != nil {
 		return v, err
 	}
@@ -326,7 +314,9 @@ func (r *Rotator) awaitKey(ctx context.Context, res *RotateResult) {
 	if r.Mirror.Wait(wctx, res.Rotation.Revision()) == nil && r.currentKey(res) {
 		return
 	}
-	st, err := r.Store.Read(ctx, ActiveRef(res.Rotation.Pool, res.Rotation.NewKey))
+	rctx, stop := context.WithTimeout(ctx, keyGrace)
+	defer stop()
+	st, err := r.Store.Read(rctx, ActiveRef(res.Rotation.Pool, res.Rotation.NewKey))
 	if err != nil {
 		return
 	}
@@ -341,6 +331,8 @@ const (
 	readBudget = 1500 * time.Millisecond
 	// mirrorGrace is how long an answer waits for the mirror to show what the store is known to hold.
 	mirrorGrace = 100 * time.Millisecond
+	// keyGrace is how long an answer then waits for the store itself: the rotation is known, so it is told anyway.
+	keyGrace = 300 * time.Millisecond
 )
 
 // pendingResult answers that the rotation waits for stock, with another key that can be used meanwhile.
@@ -349,7 +341,7 @@ func (r *Rotator) pendingResult(req *RotateRequest, revision int64) *RotateResul
 	now := r.Now()
 	r.Mirror.Read(func(s *Snapshot) {
 		res.Revision = max(revision, s.Revision)
-		if p := s.Pool(req.Pool); p != nil {
+		if p := s.Pool(req.Pool); p != nil && s.Broken[BindingRef(req.Pool, req.ProxyID)] == nil {
 			res.Key = p.anotherKey(req.ProxyID, req.Key, now)
 		}
 	})

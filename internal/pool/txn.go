@@ -276,16 +276,21 @@ func (a *applier) apply(ctx context.Context, t *Txn) (*Result, error) {
 			maybe = true
 			a.unknown(t, attempt, err)
 		case !errors.Is(err, ErrNotApplied):
+			if maybe { // of this send it is known, but not of an earlier one
+				return nil, errNotKnown.Because(err)
+			}
 			return nil, err
 		}
 		if !wait(ctx, pause) {
 			if maybe {
-				return nil, Refuse(ReasonOutcomeUnknown, "the store did not say in time whether the write was applied; repeat the call").Because(err)
+				return nil, errNotKnown.Because(err)
 			}
 			return nil, Refuse(ReasonNotApplied, "the store cannot be written now; try again").Because(err)
 		}
 	}
 }
+
+var errNotKnown = Refuse(ReasonOutcomeUnknown, "the store did not say in time whether the write was applied; repeat the call")
 
 // wait waits for d and reports false if ctx ended first.
 func wait(ctx context.Context, d time.Duration) bool {

@@ -2,34 +2,73 @@
 //
 // It is for tests. It shares no code with the service: keys are split and values are read as plain JSON here, so that a
 // mistake in the service's own reading cannot hide itself.
+//
+// It promises that no revision is missed: it goes on after a loss of quorum or of its connection where it was, and says
+// so if etcd has compacted what it had not seen. Its work for a revision does not grow with what is in etcd.
 package recorder
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
+// Options of a Recorder.
+type Options struct {
+	// Dump gets each revision as a line of JSON, without sealed secrets. Default: none.
+	Dump io.Writer
+	// Keep keeps all revisions for History.
+	Keep bool
+	// Canaries are texts that no key and no value may hold.
+	Canaries []string
+}
+
+// Revision is everything that one revision changed under the prefix.
+type Revision struct {
+	Revision int64     `json:"revision"`
+	Seen     time.Time `json:"seen"` // when it arrived: it was committed before
+	Changes  []Change  `json:"changes"`
+}
+
+// Change is one key that was put or deleted. Ciphertexts are left out of values.
+type Change struct {
+	Key     string          `json:"key"` // without the prefix
+	Deleted bool            `json:"deleted,omitempty"`
+	Value   json.RawMessage `json:"value,omitempty"`
+	Create  int64           `json:"create,omitempty"`
+	Lease   int64           `json:"lease,omitempty"`
+}
+
 // Recorder holds the state as of the last revision it saw, and what was wrong on the way.
 type Recorder struct {
+	client *clientv3.Client
 	prefix string
+	opts   Options
 	stop   context.CancelFunc
 	done   chan struct{}
 
 	mu         sync.Mutex // protects the following fields
 	records    map[string]record
+	names      map[string]map[string]bool // of records, by kind and pool
+	deleting   map[string]bool
 	revision   int64
 	moved      chan struct{}
-	revisions  int
+	history    []Revision
 	events     map[string]int // by type
 	rotations  []Rotation
+	lastOf     map[string]Rotation // by pool and slot
+	ended      map[string]bool     // lives
 	violations []string
 }
 
@@ -47,42 +86,134 @@ type Rotation struct {
 
 // Start records everything under prefix from now on.
 func Start(ctx context.Context, client *clientv3.Client, prefix string) (*Recorder, error) {
+	return StartWith(ctx, client, prefix, Options{})
+}
+
+// StartWith is Start with options. What is there already is the first revision of the history.
+func StartWith(ctx context.Context, client *clientv3.Client, prefix string, opts Options) (*Recorder, error) {
 	first, err := client.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
 		return nil, err
 	}
 	r := &Recorder{
-		prefix: prefix, done: make(chan struct{}), records: make(map[string]record), revision: first.Header.Revision,
-		moved: make(chan struct{}), events: make(map[string]int),
+		client: client, prefix: prefix, opts: opts, done: make(chan struct{}), records: make(map[string]record),
+		names: make(map[string]map[string]bool), deleting: make(map[string]bool), revision: first.Header.Revision, moved: make(chan struct{}),
+		events: make(map[string]int), lastOf: make(map[string]Rotation), ended: make(map[string]bool),
 	}
-	for _, kv := range first.Kvs {
+	start := make([]*clientv3.Event, len(first.Kvs))
+	for i, kv := range first.Kvs {
+		start[i] = &clientv3.Event{Type: clientv3.EventTypePut, Kv: kv}
 		r.put(kv)
 	}
+	r.keep(first.Header.Revision, start)
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	r.stop = cancel
-	watch := client.Watch(clientv3.WithRequireLeader(wctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(r.revision+1), clientv3.WithFragment())
-	go r.follow(watch)
+	go r.follow(wctx)
 	return r, nil
 }
 
-func (r *Recorder) follow(watch clientv3.WatchChan) {
+// rewatchPause is short: a revision that is compacted before it was seen is lost.
+const rewatchPause = 50 * time.Millisecond
+
+// follow watches until ctx ends, again and again from where it was.
+func (r *Recorder) follow(ctx context.Context) {
 	defer close(r.done)
+	for ctx.Err() == nil {
+		err := r.watch(ctx)
+		if errors.Is(err, rpctypes.ErrCompacted) {
+			r.mu.Lock()
+			r.violate(0, "the recording broke off after revision %d: %v", r.revision, err)
+			r.mu.Unlock()
+			return
+		}
+		select {
+		case <-time.After(rewatchPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// watch follows one watch to its end. It asks for a leader, so that it does not wait for ever on a member that is cut
+// off.
+func (r *Recorder) watch(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watch := r.client.Watch(clientv3.WithRequireLeader(ctx), r.prefix, clientv3.WithPrefix(), clientv3.WithRev(r.Revision()+1), clientv3.WithFragment())
 	for resp := range watch {
-		r.mu.Lock()
 		if err := resp.Err(); err != nil {
-			r.violate(0, "the recording broke off: %v", err)
+			return err
 		}
-		for rest := resp.Events; len(rest) > 0; {
-			n := 1
-			for n < len(rest) && rest[n].Kv.ModRevision == rest[0].Kv.ModRevision {
-				n++
-			}
+		r.take(resp.Events)
+	}
+	return nil
+}
+
+// take applies the events of one response, revision by revision.
+func (r *Recorder) take(events []*clientv3.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for rest := events; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && rest[n].Kv.ModRevision == rest[0].Kv.ModRevision {
+			n++
+		}
+		if rest[0].Kv.ModRevision > r.revision { // a resumed watch may repeat itself
+			r.keep(rest[0].Kv.ModRevision, rest[:n])
 			r.apply(rest[:n])
-			rest = rest[n:]
 		}
-		close(r.moved)
-		r.moved = make(chan struct{})
-		r.mu.Unlock()
+		rest = rest[n:]
+	}
+	close(r.moved)
+	r.moved = make(chan struct{})
+}
+
+// keep puts a revision into the history, and looks for canaries in it.
+func (r *Recorder) keep(revision int64, events []*clientv3.Event) {
+	r.searchCanaries(revision, events)
+	if r.opts.Dump == nil && !r.opts.Keep {
+		return
+	}
+	rev := Revision{Revision: revision, Seen: time.Now(), Changes: make([]Change, len(events))}
+	for i, e := range events {
+		rev.Changes[i] = Change{Key: strings.TrimPrefix(string(e.Kv.Key), r.prefix), Deleted: e.Type == clientv3.EventTypeDelete, Create: e.Kv.CreateRevision, Lease: e.Kv.Lease}
+		if !rev.Changes[i].Deleted {
+			rev.Changes[i].Value = bare(e.Kv.Value)
+		}
+	}
+	if r.opts.Keep {
+		r.history = append(r.history, rev)
+	}
+	if r.opts.Dump != nil {
+		if err := json.NewEncoder(r.opts.Dump).Encode(&rev); err != nil {
+			r.violate(revision, "the recording cannot be written: %v", err)
+		}
+	}
+}
+
+// bare is a value without its ciphertext, which is most of it and says nothing. What is not JSON is kept as a string.
+func bare(value []byte) json.RawMessage {
+	const field = `"ciphertext":"`
+	text := string(value)
+	if at := strings.Index(text, field); at >= 0 {
+		from := at + len(field)
+		if n := strings.IndexByte(text[from:], '"'); n >= 0 {
+			text = text[:from] + text[from+n:]
+		}
+	}
+	if !json.Valid([]byte(text)) {
+		quoted, _ := json.Marshal(text)
+		return quoted
+	}
+	return json.RawMessage(text)
+}
+
+func (r *Recorder) searchCanaries(revision int64, events []*clientv3.Event) {
+	for _, e := range events {
+		for _, canary := range r.opts.Canaries {
+			if strings.Contains(string(e.Kv.Key), canary) || strings.Contains(string(e.Kv.Value), canary) {
+				r.violate(revision, "%s holds a secret", e.Kv.Key)
+			}
+		}
 	}
 }
 
@@ -115,6 +246,20 @@ func (r *Recorder) Wait(ctx context.Context, revision int64) error {
 	}
 }
 
+// Revision is the last revision that was seen.
+func (r *Recorder) Revision() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.revision
+}
+
+// History is every revision seen, in order, if Options.Keep was set. The first one is the state at the start.
+func (r *Recorder) History() []Revision {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.history)
+}
+
 // Rotations lists the rotations seen, in order.
 func (r *Recorder) Rotations() []Rotation {
 	r.mu.Lock()
@@ -126,16 +271,7 @@ func (r *Recorder) Rotations() []Rotation {
 func (r *Recorder) Count(kind, pool string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.count(kind, pool)
-}
-
-func (r *Recorder) count(kind, pool string) (n int) {
-	for key := range r.records {
-		if k, p, _ := split(key); k == kind && p == pool {
-			n++
-		}
-	}
-	return n
+	return len(r.names[kind+"/"+pool])
 }
 
 // Events is the number of events of a type seen.
@@ -145,8 +281,11 @@ func (r *Recorder) Events(eventType string) int {
 	return r.events[eventType]
 }
 
+// maxViolations bounds what is kept: what is wrong once is wrong often.
+const maxViolations = 50
+
 func (r *Recorder) violate(revision int64, format string, args ...any) {
-	if len(r.violations) < 50 {
+	if len(r.violations) < maxViolations {
 		r.violations = append(r.violations, fmt.Sprintf("revision %d: ", revision)+fmt.Sprintf(format, args...))
 	}
 }
@@ -167,47 +306,90 @@ func (r *Recorder) put(kv *mvccpb.KeyValue) {
 	if err := json.Unmarshal(kv.Value, &rec.fields); err != nil {
 		r.violate(kv.ModRevision, "%s is not JSON: %v", key, err)
 	}
-	if kind, _, _ := split(key); (kv.Lease != 0) != transient(kind) {
+	kind, pool, name := split(key)
+	if (kv.Lease != 0) != transient(kind) {
 		r.violate(kv.ModRevision, "%s has lease %x", key, kv.Lease)
 	}
+	if kind == "pools" {
+		r.deleting[pool] = rec.fields["deleting"] == true
+	}
+	if kind == "events" { // they are many, and only that they are there matters
+		rec = record{raw: "event"}
+	}
+	set := kind + "/" + pool
+	if r.names[set] == nil {
+		r.names[set] = make(map[string]bool)
+	}
+	r.names[set][name] = true
 	r.records[key] = rec
+}
+
+func (r *Recorder) remove(key string) {
+	kind, pool, name := split(key)
+	delete(r.names[kind+"/"+pool], name)
+	delete(r.records, key)
+	if kind == "pools" {
+		delete(r.deleting, pool)
+	}
 }
 
 // apply makes one revision's changes and checks it.
 func (r *Recorder) apply(events []*clientv3.Event) {
-	revision := events[0].Kv.ModRevision
-	active := r.activeCounts()
-	var written, rotations []string // events and rotations of this revision
-	durable := 0
+	c := r.change(events)
+	for _, key := range c.rotations {
+		r.rotated(c.revision, key)
+	}
+	r.revision = c.revision
+	r.checkEvents(c)
+	r.checkCounts(c)
+	r.checkHomes(c)
+	r.checkBindings(c)
+}
+
+// changes is what a revision did.
+type changes struct {
+	revision  int64
+	before    map[string]int      // active keys of the pools that changed
+	kinds     map[string][]string // pools that changed, by kind, with the names
+	written   []string            // types of the events
+	rotations []string
+	durable   int
+	sweeping  bool // a pool is being deleted
+}
+
+func (r *Recorder) change(events []*clientv3.Event) *changes {
+	c := &changes{revision: events[0].Kv.ModRevision, before: make(map[string]int), kinds: make(map[string][]string)}
 	for _, e := range events {
 		key := strings.TrimPrefix(string(e.Kv.Key), r.prefix)
-		kind, _, _ := split(key)
+		kind, pool, name := split(key)
+		c.sweeping = c.sweeping || r.deleting[pool]
+		if _, noted := c.before[pool]; !noted {
+			c.before[pool] = len(r.names["active/"+pool])
+		}
 		if e.Type == clientv3.EventTypeDelete {
-			delete(r.records, key)
+			r.remove(key)
 		} else {
-			r.immutable(revision, kind, key)
+			r.immutable(c.revision, kind, key)
 			r.put(e.Kv)
+			c.note(kind, key, e.Kv)
 		}
-		switch {
-		case kind == "events" && e.Type == clientv3.EventTypePut:
-			written = append(written, r.field(key, "type"))
-		case !transient(kind) && kind != "events":
-			durable++
-		}
-		if kind == "rotations" && e.Type == clientv3.EventTypePut {
-			rotations = append(rotations, key)
+		c.kinds[kind] = append(c.kinds[kind], pool+"/"+name)
+		if !transient(kind) && kind != "events" {
+			c.durable++
 		}
 	}
-	for _, key := range rotations {
-		r.rotated(revision, key)
-	}
-	r.revision = revision
-	r.revisions++
-	r.checkEvents(revision, written, durable)
-	r.checkCounts(revision, active, written)
-	if durable > 0 {
-		r.checkHomes(revision)
-		r.checkBindings(revision)
+	return c
+}
+
+// note remembers what has to be looked at once the whole revision is applied.
+func (c *changes) note(kind, key string, kv *mvccpb.KeyValue) {
+	switch kind {
+	case "events":
+		var event struct{ Type string }
+		_ = json.Unmarshal(kv.Value, &event) // put has complained
+		c.written = append(c.written, event.Type)
+	case "rotations":
+		c.rotations = append(c.rotations, key)
 	}
 }
 
@@ -237,102 +419,94 @@ func (r *Recorder) rotated(revision int64, key string) {
 	}
 }
 
-// checkChain: a slot's rotations name each other without a gap.
+// checkChain: a slot's rotations name each other without a gap. A slot that was removed begins anew.
 func (r *Recorder) checkChain(rot Rotation) {
-	for i := len(r.rotations) - 1; i >= 0; i-- {
-		before := r.rotations[i]
-		switch {
-		case before.Pool == rot.Pool && before.Old == rot.Old && before.Generation == rot.Generation:
-			r.violate(rot.Revision, "life %s/%s/%d ended twice", rot.Pool, rot.Old, rot.Generation)
-		case before.Pool == rot.Pool && before.Slot == rot.Slot && (before.New != rot.Old || before.Revision != rot.Generation):
-			r.violate(rot.Revision, "slot %s: %s (generation %d) was rotated, but its last rotation brought %s (revision %d)", rot.Slot, rot.Old, rot.Generation, before.New, before.Revision)
-		case before.Pool == rot.Pool && before.Slot == rot.Slot:
-		default:
-			continue
-		}
-		return
+	life := fmt.Sprintf("%s/%s/%d", rot.Pool, rot.Old, rot.Generation)
+	if r.ended[life] {
+		r.violate(rot.Revision, "life %s ended twice", life)
 	}
+	r.ended[life] = true
+	slot := rot.Pool + "/" + rot.Slot
+	if before, has := r.lastOf[slot]; has && (before.New != rot.Old || before.Revision != rot.Generation) {
+		r.violate(rot.Revision, "slot %s: %s (generation %d) was rotated, but its last rotation brought %s (revision %d)", rot.Slot, rot.Old, rot.Generation, before.New, before.Revision)
+	}
+	r.lastOf[slot] = rot
 }
 
-// checkEvents: every transition has exactly one event, and no event comes without one.
-func (r *Recorder) checkEvents(revision int64, written []string, durable int) {
-	for _, t := range written {
+// checkEvents: every transition has exactly one event, and no event comes without one. A pool that is being deleted
+// loses its records in batches under the one event that marked it.
+func (r *Recorder) checkEvents(c *changes) {
+	for _, t := range c.written {
 		r.events[t]++
 	}
-	if (durable > 0) != (len(written) == 1) && !r.sweeping() {
-		r.violate(revision, "%d durable records changed with the events %v", durable, written)
+	if (c.durable > 0) != (len(c.written) == 1) && !c.sweeping {
+		r.violate(c.revision, "%d durable records changed with the events %v", c.durable, c.written)
 	}
-}
-
-// sweeping reports whether a pool is being deleted: its records go in batches under the one event that marked it.
-func (r *Recorder) sweeping() bool {
-	for key, rec := range r.records {
-		if kind, _, _ := split(key); kind == "pools" && rec.fields["deleting"] == true {
-			return true
-		}
-	}
-	return false
-}
-
-func (r *Recorder) activeCounts() map[string]int {
-	counts := make(map[string]int)
-	for key := range r.records {
-		if kind, pool, _ := split(key); kind == "active" {
-			counts[pool]++
-		}
-	}
-	return counts
 }
 
 // checkCounts: only adding and removing keys changes how many are active.
-func (r *Recorder) checkCounts(revision int64, before map[string]int, written []string) {
-	after := r.activeCounts()
-	if maps.Equal(before, after) || r.sweeping() {
+func (r *Recorder) checkCounts(c *changes) {
+	if c.sweeping || slices.Contains(c.written, "dev.rotatord.key.added.v1") || slices.Contains(c.written, "dev.rotatord.key.removed.v1") {
 		return
 	}
-	if !slices.Contains(written, "dev.rotatord.key.added.v1") && !slices.Contains(written, "dev.rotatord.key.removed.v1") {
-		r.violate(revision, "active keys went from %v to %v with the events %v", before, after, written)
+	for pool, before := range c.before {
+		if after := len(r.names["active/"+pool]); after != before {
+			r.violate(c.revision, "active keys of %s went from %d to %d with the events %v", pool, before, after, c.written)
+		}
 	}
 }
 
 // checkHomes: a key id has one home.
-func (r *Recorder) checkHomes(revision int64) {
-	home := make(map[string]string)
-	for key := range r.records {
-		kind, pool, name := split(key)
-		if kind != "active" && kind != "backup" && kind != "retired" {
-			continue
+func (r *Recorder) checkHomes(c *changes) {
+	looked := make(map[string]bool)
+	for _, key := range slices.Concat(c.kinds["active"], c.kinds["backup"], c.kinds["retired"]) {
+		var homes []string
+		for _, kind := range []string{"active", "backup", "retired"} {
+			if _, there := r.records[kind+"/"+key]; there {
+				homes = append(homes, kind)
+			}
 		}
-		if other := home[pool+"/"+name]; other != "" {
-			r.violate(revision, "key %s/%s is in %s and in %s", pool, name, other, kind)
+		if len(homes) > 1 && !looked[key] {
+			r.violate(c.revision, "key %s is in %s", key, strings.Join(homes, " and in "))
 		}
-		home[pool+"/"+name] = kind
+		looked[key] = true
 	}
 }
 
-// checkBindings: a binding's slot holds an active key, and a slot holds one.
-func (r *Recorder) checkBindings(revision int64) {
-	held := make(map[string]string)
-	for key := range r.records {
-		kind, pool, name := split(key)
-		if kind != "active" {
-			continue
+// checkBindings: a binding's slot holds an active key, and a slot holds one. Only pools whose keys, slots or bindings
+// changed are looked at.
+func (r *Recorder) checkBindings(c *changes) {
+	pools := make(map[string]bool)
+	for _, key := range slices.Concat(c.kinds["active"], c.kinds["slots"], c.kinds["bindings"]) {
+		pool, _, _ := strings.Cut(key, "/")
+		pools[pool] = true
+	}
+	for _, slot := range c.kinds["slots"] {
+		if _, there := r.records["slots/"+slot]; !there {
+			delete(r.lastOf, slot)
 		}
-		slot := pool + "/" + r.field(key, "slot")
+	}
+	for pool := range pools {
+		if !r.deleting[pool] {
+			r.checkPoolBindings(c.revision, pool)
+		}
+	}
+}
+
+func (r *Recorder) checkPoolBindings(revision int64, pool string) {
+	held := make(map[string]string)
+	for name := range r.names["active/"+pool] {
+		slot := r.field("active/"+pool+"/"+name, "slot")
 		if other := held[slot]; other != "" {
-			r.violate(revision, "slot %s is held by %s and by %s", slot, other, name)
+			r.violate(revision, "slot %s/%s is held by %s and by %s", pool, slot, other, name)
 		}
 		held[slot] = name
 	}
-	for key, rec := range r.records {
-		kind, pool, proxy := split(key)
-		if kind != "bindings" || r.sweeping() {
-			continue
-		}
-		slots, _ := rec.fields["slots"].([]any)
+	for proxy := range r.names["bindings/"+pool] {
+		slots, _ := r.records["bindings/"+pool+"/"+proxy].fields["slots"].([]any)
 		for _, s := range slots {
 			fields, _ := s.(map[string]any)
-			if slot := fmt.Sprint(fields["slot"]); held[pool+"/"+slot] == "" {
+			if slot := fmt.Sprint(fields["slot"]); held[slot] == "" {
 				r.violate(revision, "proxy %s is bound to slot %s/%s, which holds no active key", proxy, pool, slot)
 			}
 		}
@@ -344,4 +518,17 @@ func (r *Recorder) Raw(key string) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.records[key].raw
+}
+
+// Keys lists the keys of a kind that are there now, without the prefix, in order.
+func (r *Recorder) Keys(kind string) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var keys []string
+	for _, key := range slices.Sorted(maps.Keys(r.records)) {
+		if strings.HasPrefix(key, kind+"/") {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }

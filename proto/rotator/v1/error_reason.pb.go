@@ -74,7 +74,8 @@ const (
 	ErrorReason_ERROR_REASON_SECRET_UNREADABLE ErrorReason = 21
 	// Somebody else changed the same record again and again. Code ABORTED.
 	ErrorReason_ERROR_REASON_CONFLICT ErrorReason = 22
-	// Surely not applied: no quorum, no session, or still starting. Code UNAVAILABLE, with google.rpc.RetryInfo.
+	// This call surely changed nothing: no quorum, no session, or still starting. An earlier call with the same request_id
+	// may have. Code UNAVAILABLE, with google.rpc.RetryInfo.
 	ErrorReason_ERROR_REASON_NOT_APPLIED ErrorReason = 23
 	// It is not known whether the write was applied. Repeat it (RotateKey with the same request_id). Code UNAVAILABLE or DEADLINE_EXCEEDED.
 	ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN ErrorReason = 24
