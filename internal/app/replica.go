@@ -313,8 +313,7 @@ func (r *Replica) Failed() <-chan error { return r.failed }
 func (r *Replica) Close(ctx context.Context) error {
 	r.closing.Do(func() {
 		r.stopping.Store(true)
-		r.updateHealth()
-		r.server.Shutdown(ctx)
+		r.server.Shutdown(ctx) // health first, then the calls under way
 		r.rotator.Close()
 		r.stopWork()
 		wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

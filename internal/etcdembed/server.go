@@ -77,6 +77,9 @@ func takeDir(dir string) (*dirLock, error) {
 }
 
 func (s *Server) start(ctx context.Context, cfg Config) error {
+	if err := ctx.Err(); err != nil {
+		return err // before anything is there that would have to be abandoned
+	}
 	if err := s.bootstrap(ctx, cfg); err != nil {
 		return fmt.Errorf("making a new member: %w", err)
 	}

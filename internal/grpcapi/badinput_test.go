@@ -188,7 +188,7 @@ func TestGateAtEveryMethod(t *testing.T) {
 		refused func(method) bool
 	}{
 		{pool.Refuse(pool.ReasonNotApplied, "no quorum"), codes.Unavailable, method.gated},
-		{pool.Refuse(pool.ReasonStorageFull, "no space"), codes.ResourceExhausted, func(m method) bool { return m.writes }},
+		{pool.Refuse(pool.ReasonStorageFull, "no space"), codes.ResourceExhausted, func(m method) bool { return m.writes && !m.asks }},
 	} {
 		w.ready.Store(tc.refusal)
 		for _, m := range contract() {

@@ -254,7 +254,7 @@ func refuseBound(c *closing, proxies []string) error {
 	if len(proxies) > maxNamed {
 		dots = ", ..."
 	}
-	r := Refuse(ReasonKeyBound, "slot %q of key %q is bound by %d proxies (%s%s): bind them to another slot, or remove the key with unbind",
+	r := Refuse(ReasonKeyBound, "slot %q of key %q is bound by proxies (%d: %s%s): bind them to another slot, or remove the key with --unbind",
 		c.slot.Name, c.Key, len(proxies), named, dots)
 	r.Metadata = map[string]string{"proxies": named, "count": strconv.Itoa(len(proxies)), "slot": c.slot.Name}
 	return r
