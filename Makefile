@@ -11,7 +11,7 @@ GO    := go
 BIN   := bin
 TOOLS := $(BIN)/tools
 # Directories with Go code of ours: `gofmt .` would walk through data directories too.
-DIRS  := $(wildcard cmd internal proto examples *.go)
+DIRS  := $(wildcard cmd internal proto examples faults *.go)
 
 # Empty without a tag; then the binaries show what the Go toolchain knows of the commit.
 VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
@@ -82,6 +82,21 @@ check-generated: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
 .PHONY: baseline
 baseline: $(TOOLS)/buf ## accept the contract as the one that later changes must be compatible with
 	$(TOOLS)/buf build --exclude-source-info -o proto/baseline.binpb
+
+# The fault test: for how long, with which seed (empty: a random one) and which faults (empty: all). What else it can do
+# says go run ./faults -h, and FAULTS_ARGS passes on: make faults FAULTS=answers,crash-* FAULTS_ARGS='-lock off'
+DURATION    ?= 5m
+SEED        ?=
+FAULTS      ?=
+FAULTS_ARGS ?=
+
+.PHONY: faults
+faults: etcd ## run real replicas and etcd members under faults and check what was promised (DURATION, SEED, FAULTS)
+	$(GO) run ./faults -duration $(DURATION) $(if $(SEED),-seed $(SEED)) $(if $(FAULTS),-faults '$(FAULTS)') $(FAULTS_ARGS)
+
+.PHONY: faults-mutants
+faults-mutants: etcd ## build bugs into rotatord, one at a time, and fail unless the fault test catches each
+	$(GO) run ./faults/mutants
 
 .PHONY: bench
 bench: ## run the benchmarks

@@ -248,6 +248,14 @@ func (c *cluster) key(r *replica, pool, id string) *v1.Key {
 	return resp.Key
 }
 
+// caughtUp waits until a replica has seen all that is in etcd now: what it answers from memory is that or newer.
+func (c *cluster) caughtUp(r *replica) {
+	c.t.Helper()
+	if _, err := r.adm.ListReplicas(c.ctx(), &v1.ListReplicasRequest{MinRevision: c.lastChange()}); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // request is a trigger for the key as it is now.
 func (c *cluster) request(pool, id string) *v1.RotateKeyRequest {
 	c.t.Helper()

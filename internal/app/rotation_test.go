@@ -191,6 +191,7 @@ func TestDelayedTriggersOfTwoLives(t *testing.T) {
 
 	second := c.rotate(c.replicas[0], c.request("p", "b0"))
 	c.want("second successor", second.Rotation.NewKeyId, "a0")
+	c.caughtUp(c.replicas[1])
 	late = c.rotate(c.replicas[1], firstLife)
 	c.want("late trigger of the first life", late.Rotation.Id, first.Rotation.Id)
 	c.want("the slot's current key", late.Key.Id, "a0")
@@ -203,6 +204,7 @@ func TestDelayedTriggersOfTwoLives(t *testing.T) {
 	}
 	third := c.rotate(c.replicas[1], secondLife)
 	c.want("third outcome", third.Outcome, v1.Outcome_OUTCOME_ROTATED)
+	c.caughtUp(c.replicas[0])
 	c.want("late trigger of the first life", c.rotate(c.replicas[0], firstLife).Rotation.Id, first.Rotation.Id)
 	c.want("late trigger of the second life", c.rotate(c.replicas[0], secondLife).Rotation.Id, third.Rotation.Id)
 	c.want("rotations", len(c.settled().Rotations()), 3)

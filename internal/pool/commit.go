@@ -26,7 +26,9 @@ func (r *Rotator) commit(ctx context.Context, f *flight, term *Term, s *State) (
 	if err := r.Steps(ctx, StepRead, f.life); err != nil {
 		return false, err
 	}
-	spent := make(map[string]bool) // backups found taken by others
+	// Backups found taken by others. The key itself is one from the start: a mirror that lags may show it in stock, where
+	// it was before this life or came to after it.
+	spent := map[string]bool{f.life.Key: true}
 	for ctx.Err() == nil && !term.over() {
 		if done, err := r.ended(ctx, f, s); done || err != nil {
 			return false, err

@@ -542,3 +542,22 @@ func TestFulfilDoesNotSpinOrStarve(t *testing.T) {
 		r.want("still waiting", r.count(pool.KindPending), 1)
 	})
 }
+
+// History: faults -seed 5, pool strict, key k30. The key had been in stock before its life, and the mirror of a replica
+// still showed it there: the key was chosen to succeed itself, and callers got INTERNAL.
+func TestKeyIsNotItsOwnSuccessor(t *testing.T) {
+	for range 20 { // the choice is random
+		r := newRotateRig(t, 1, nil)
+		r.backups("a")
+		r.store.Feed(pool.NewMirror()) // this replica's mirror gets nothing any more
+		r.store.Drop(pool.BackupRef("p", "a"))
+		life := r.active("a")
+		r.backups("b")
+		res, err := r.rotators[0].Rotate(t.Context(), request(life, "mine"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.want("outcome", res.Outcome, pool.OutcomeRotated)
+		r.want("successor", res.Rotation.NewKey, "b")
+	}
+}

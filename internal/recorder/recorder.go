@@ -143,13 +143,14 @@ func (r *Recorder) watch(ctx context.Context) error {
 		if err := resp.Err(); err != nil {
 			return err
 		}
-		r.take(resp.Events)
+		r.take(resp.Events, resp.IsProgressNotify(), resp.Header.Revision)
 	}
 	return nil
 }
 
-// take applies the events of one response, revision by revision.
-func (r *Recorder) take(events []*clientv3.Event) {
+// take applies the events of one response, revision by revision. A response that reports progress says that there were
+// no others up to revision.
+func (r *Recorder) take(events []*clientv3.Event, progress bool, revision int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for rest := events; len(rest) > 0; {
@@ -162,6 +163,9 @@ func (r *Recorder) take(events []*clientv3.Event) {
 			r.apply(rest[:n])
 		}
 		rest = rest[n:]
+	}
+	if progress {
+		r.revision = max(r.revision, revision)
 	}
 	close(r.moved)
 	r.moved = make(chan struct{})
@@ -227,8 +231,13 @@ func (r *Recorder) Stop(ctx context.Context, revision int64) ([]string, error) {
 	return slices.Clone(r.violations), err
 }
 
-// Wait waits until revision has been seen.
+// askEvery is how often Wait asks whether there is anything to wait for: revisions outside the prefix are not seen.
+const askEvery = 200 * time.Millisecond
+
+// Wait waits until revision has been seen, or is known to be none of the prefix.
 func (r *Recorder) Wait(ctx context.Context, revision int64) error {
+	ask := time.NewTicker(askEvery)
+	defer ask.Stop()
 	for {
 		r.mu.Lock()
 		at, moved := r.revision, r.moved
@@ -238,6 +247,8 @@ func (r *Recorder) Wait(ctx context.Context, revision int64) error {
 		}
 		select {
 		case <-moved:
+		case <-ask.C:
+			_ = r.client.RequestProgress(clientv3.WithRequireLeader(ctx)) // asked again if it fails
 		case <-r.done:
 			return fmt.Errorf("the recording ended at revision %d, before %d", at, revision)
 		case <-ctx.Done():
