@@ -108,9 +108,21 @@ func (c *cluster) ctx() context.Context {
 
 func (c *cluster) start(name string, seams app.Seams) *replica {
 	c.t.Helper()
+	rep := c.launch(name, c.keyset, seams)
+	c.replicas = append(c.replicas, rep)
+	c.eventually("replica "+name+" serves", func() bool {
+		_, err := rep.adm.ListReplicas(c.ctx(), &v1.ListReplicasRequest{})
+		return err == nil && rep.Writable() == nil
+	})
+	return rep
+}
+
+// launch starts a replica and does not wait for it.
+func (c *cluster) launch(name, keyset string, seams app.Seams) *replica {
+	c.t.Helper()
 	cfg := &app.Config{
 		Name: name, Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", EtcdEndpoints: []string{c.etcd}, EtcdPrefix: prefix,
-		KeysetFile: c.keyset, SessionTTL: 5 * time.Second, ShutdownTimeout: 5 * time.Second,
+		KeysetFile: keyset, SessionTTL: 5 * time.Second, ShutdownTimeout: 5 * time.Second,
 	}
 	log := slog.New(slog.NewTextHandler(c.log, &slog.HandlerOptions{Level: slog.LevelDebug})).With("replica", name)
 	r, err := app.Start(c.ctx(), cfg, log, seams)
@@ -127,13 +139,7 @@ func (c *cluster) start(name string, seams app.Seams) *replica {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { _ = conn.Close() })
-	rep := &replica{Replica: r, name: name, rot: v1.NewRotationServiceClient(conn), keys: v1.NewKeyServiceClient(conn), adm: v1.NewAdminServiceClient(conn)}
-	c.replicas = append(c.replicas, rep)
-	c.eventually("replica "+name+" serves", func() bool {
-		_, err := rep.adm.ListReplicas(c.ctx(), &v1.ListReplicasRequest{})
-		return err == nil && rep.Writable() == nil
-	})
-	return rep
+	return &replica{Replica: r, name: name, rot: v1.NewRotationServiceClient(conn), keys: v1.NewKeyServiceClient(conn), adm: v1.NewAdminServiceClient(conn)}
 }
 
 // eventually waits for a condition that nothing announces, such as a replica that notices a fault.

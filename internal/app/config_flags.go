@@ -169,7 +169,7 @@ func (o *options) readFlags(args []string) ([]setting, error) {
 		return nil, o.explain(err)
 	case o.flags.NArg() > 0 && !o.help && !o.version:
 		// What they are is not said: it may be a password that somebody tried to give.
-		return nil, fmt.Errorf("%d arguments that are not flags: rotatord takes flags only, and a switch is turned off with --flag=false", o.flags.NArg())
+		return nil, fmt.Errorf("arguments that are not flags (%d): rotatord takes flags only, and a switch is turned off with --flag=false", o.flags.NArg())
 	}
 	return settings, nil
 }

@@ -181,7 +181,7 @@ func TestProblems(t *testing.T) {
 	}{
 		{args: "--lisen x", want: []string{"unknown flag: --lisen (did you mean --listen?); rotatord --help lists the flags"}},
 		{args: "--etcd-password=" + canary, want: []string{"unknown flag: --etcd-password"}},
-		{args: canary, want: []string{"1 arguments that are not flags: rotatord takes flags only"}},
+		{args: canary, want: []string{"arguments that are not flags (1): rotatord takes flags only"}},
 		{args: "--session-ttl", want: []string{"flag needs an argument: --session-ttl; rotatord --help"}},
 		{args: "--session-ttl 5", want: []string{`--session-ttl: "5" is not a duration such as 10s or 1m30s`}},
 		{args: "--session-ttl 1s", want: []string{"--session-ttl: 1s is below 2s, the least that survives an etcd election"}},

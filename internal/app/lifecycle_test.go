@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rotatord/rotatord/internal/app"
+	"github.com/rotatord/rotatord/internal/seal"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
@@ -145,4 +146,43 @@ func TestGracefulStop(t *testing.T) {
 		return err == nil && len(resp.Replicas) == 1
 	})
 	c.want("locks left", c.count("locks", "p"), 0)
+}
+
+// A replica with another keyset would seal what the others cannot open: it says so and writes nothing.
+func TestAnotherKeyset(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	c.pool("p", 1, 1)
+	other := filepath.Join(t.TempDir(), "other.json")
+	if _, err := seal.Create(other); err != nil {
+		t.Fatal(err)
+	}
+	r := c.launch("stranger", other, app.Seams{})
+	c.eventually("it is noticed", func() bool { return strings.Contains(c.log.String(), "keyset does not open the stored keys") })
+	_, err := r.adm.AddKeys(c.ctx(), &v1.AddKeysRequest{Pool: "p", Home: v1.KeyHome_KEY_HOME_BACKUP, Keys: []*v1.NewKey{{Id: "n", Secret: secretOf("n")}}})
+	c.want("adding keys there", reason(err), "NOT_APPLIED")
+	_, err = r.rot.RotateKey(c.ctx(), c.request("p", "a0"))
+	c.want("rotating there", reason(err), "NOT_APPLIED")
+	c.want("rotating at another replica", c.rotate(c.replicas[0], c.request("p", "a0")).Outcome, v1.Outcome_OUTCOME_ROTATED)
+}
+
+// Two processes have one name. When one goes, the other is on record again.
+func TestNameTakenAndGivenBack(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	twin := c.launch("r0", c.keyset, app.Seams{})
+	c.eventually("the twin is on record", func() bool { return twin.Writable() == nil && c.address("r0") == twin.Address() })
+	closeInTime(t, twin.Replica)
+	c.eventually("the first is on record again", func() bool { return c.address("r0") == c.replicas[0].Address() })
+}
+
+func (c *cluster) address(name string) string {
+	resp, err := c.replicas[0].adm.ListReplicas(c.ctx(), &v1.ListReplicasRequest{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, r := range resp.Replicas {
+		if r.Name == name {
+			return r.Address
+		}
+	}
+	return ""
 }

@@ -16,6 +16,7 @@ type locks struct {
 	elector *election.Elector
 	store   *etcdstore.Store
 	replica string
+	suspect func(error) // is told what etcd answered to a campaign that failed
 }
 
 // Campaign implements pool.Locks.
@@ -36,6 +37,7 @@ func (k *locks) Campaign(ctx context.Context, l pool.Life, over int64) (*pool.Te
 		If: k.store.Cmps([]pool.Guard{pool.LifeIs(l)}), Read: k.store.Gets(refs),
 	})
 	if err != nil {
+		k.suspect(err)
 		return nil, nil, campaignError(err)
 	}
 	state := k.store.StateOf(refs, resp)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rotatord/rotatord/internal/etcdstore"
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
@@ -38,17 +39,18 @@ func (r *Replica) monitor(ctx context.Context) {
 		if err == nil && (r.full.Load() || time.Since(alarmsAt) > alarmsEvery) {
 			alarmsAt = time.Now()
 			r.checkAlarms(ctx)
-			r.checkName()
+			r.checkName(ctx)
 		}
 		r.updateHealth()
 		r.sleep(ctx, failures > 0 || r.Writable() != nil)
 	}
 }
 
-// watchLoading lets health say at once that the records are there.
+// watchLoading looks at the records when they are there, and lets health say so at once.
 func (r *Replica) watchLoading(ctx context.Context) {
 	select {
 	case <-r.mirror.Loaded():
+		r.checkKeyset()
 		r.updateHealth()
 	case <-ctx.Done():
 	}
@@ -145,14 +147,72 @@ func (r *Replica) checkAlarms(ctx context.Context) {
 }
 
 // checkName looks for another process that announced itself under this replica's name: both would hold each other's
-// share of the stock for their own, and an operator would see one replica where there are two.
-func (r *Replica) checkName() {
+// share of the stock for their own, and an operator would see one replica where there are two. When the other one has
+// gone, and this one's announcement with it, it is made again.
+func (r *Replica) checkName(ctx context.Context) {
 	if !r.elector.Alive() {
 		return
 	}
+	var found *pool.Replica
+	r.mirror.Read(func(s *pool.Snapshot) { found = s.Replicas[r.cfg.Name] })
+	switch {
+	case found == nil:
+		if err := r.elector.Announce(ctx); err != nil {
+			r.log.Warn("this replica is not on record, trying again", "error", err)
+		}
+	case found.Instance != r.instance:
+		r.log.Error("another process uses this replica's name: give each its own --name", "name", r.cfg.Name, "address", found.Address)
+	}
+}
+
+// checkKeyset looks whether this replica's keyset is the one the stored secrets were sealed with. One that is not would
+// seal what the other replicas cannot open, so such a replica writes nothing.
+func (r *Replica) checkKeyset() {
+	opened, tried := 0, 0
+	try := func(poolName, key string, sealed pool.Sealed) {
+		if tried++; tried > keysetSamples {
+			return
+		}
+		if _, err := r.keys.Open(poolName, key, sealed); err == nil {
+			opened++
+		}
+	}
 	r.mirror.Read(func(s *pool.Snapshot) {
-		if other := s.Replicas[r.cfg.Name]; other != nil && other.Instance != r.instance {
-			r.log.Error("another process uses this replica's name: give each its own --name", "name", r.cfg.Name, "address", other.Address)
+		for name, p := range s.Pools {
+			for key, a := range p.Active {
+				try(name, key, a.Sealed)
+			}
+			for key, b := range p.Backup {
+				try(name, key, b.Sealed)
+			}
 		}
 	})
+	if tried > 0 && opened == 0 {
+		r.strange.Store(true)
+		r.log.Error("this replica's keyset does not open the stored keys: give it the keyset file of the other replicas and restart it; until then it writes nothing", "file", r.cfg.KeysetFile)
+	}
+}
+
+// keysetSamples is how many secrets tell whether the keyset is the right one.
+const keysetSamples = 8
+
+// suspectFull looks at what etcd answered to a write. Once it says that it is full, the alarms are looked at until it is
+// not.
+func (r *Replica) suspectFull(err error) {
+	if etcdstore.IsNoSpace(err) {
+		r.full.Store(true)
+		r.updateHealth()
+	}
+}
+
+// observer passes on what the domain observes, and notices what it says about etcd.
+type observer struct {
+	pool.Observer
+	suspect func(error)
+}
+
+// OutcomeUnknown implements pool.Observer.
+func (o observer) OutcomeUnknown(poolName, subject string, attempt int, err error) {
+	o.suspect(err)
+	o.Observer.OutcomeUnknown(poolName, subject, attempt, err)
 }

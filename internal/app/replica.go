@@ -33,6 +33,7 @@ var (
 	errStarting  = pool.Refuse(pool.ReasonNotApplied, "this replica is still loading its records; try again or ask another replica")
 	errStopping  = pool.Refuse(pool.ReasonNotApplied, "this replica is stopping; ask another one")
 	errNoSession = pool.Refuse(pool.ReasonNotApplied, "this replica has no session with etcd; try again or ask another replica")
+	errKeyset    = pool.Refuse(pool.ReasonNotApplied, "this replica has another keyset than the stored keys were sealed with; ask another replica, and give this one the right keyset file")
 	errFull      = pool.Refuse(pool.ReasonStorageFull, "etcd has no space left and refuses writes; keys can still be read. Its operator compacts and defragments it or raises its quota, and then disarms the alarm")
 	errNoQuorum  = pool.Refuse(pool.ReasonNotApplied, "etcd has no quorum, so nothing can be written; keys can still be read")
 )
@@ -70,7 +71,8 @@ type Replica struct {
 	grpcListener, webListener net.Listener
 
 	quorum   atomic.Bool
-	full     atomic.Bool // etcd has raised its NOSPACE alarm
+	full     atomic.Bool // etcd has no space left
+	strange  atomic.Bool // the keyset is not the one the stored secrets were sealed with
 	stopping atomic.Bool
 	healthMu sync.Mutex // orders the changes of health
 
@@ -232,16 +234,17 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 	if seams.Store != nil {
 		store = seams.Store(store)
 	}
-	var keyLocks pool.Locks = &locks{elector: r.elector, store: r.store, replica: r.cfg.Name}
+	watched := observer{r.telemetry, r.suspectFull}
+	var keyLocks pool.Locks = &locks{elector: r.elector, store: r.store, replica: r.cfg.Name, suspect: r.suspectFull}
 	if seams.Locks != nil {
 		keyLocks = seams.Locks(keyLocks)
 	}
 	r.rotator = pool.NewRotator(pool.RotatorConfig{
-		Store: store, Locks: keyLocks, Mirror: r.mirror, Observer: r.telemetry, Replica: r.cfg.Name,
+		Store: store, Locks: keyLocks, Mirror: r.mirror, Observer: watched, Replica: r.cfg.Name,
 		Ready: r.Writable, Steps: seams.Steps, Budget: seams.Budget,
 	})
 	r.later(func() error { r.rotator.Close(); return nil })
-	r.admin = pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: r.keys, Replica: r.cfg.Name, Prefix: r.cfg.EtcdPrefix, Observer: r.telemetry})
+	r.admin = pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: r.keys, Replica: r.cfg.Name, Prefix: r.cfg.EtcdPrefix, Observer: watched})
 	queries := pool.NewQueries(pool.QueriesConfig{
 		Mirror: r.mirror, Store: store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
 	})
@@ -335,6 +338,8 @@ func (r *Replica) Writable() error {
 		return errNoQuorum
 	case r.full.Load():
 		return errFull
+	case r.strange.Load():
+		return errKeyset
 	case !r.elector.Alive():
 		return errNoSession
 	}

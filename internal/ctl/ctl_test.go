@@ -256,7 +256,7 @@ func TestExplain(t *testing.T) {
 			"rotatorctl: no answer from here:1 within 1s\n  next: a write may have been applied: look before you repeat it, or allow more time with --timeout\n"},
 		{"interrupted", status.Error(codes.Canceled, "context canceled"), exitFailed, "rotatorctl: interrupted\n"},
 		{"old server", status.Error(codes.Unimplemented, "unknown method"), exitFailed,
-			"rotatorctl: unknown method (Unimplemented)\n  next: the server does not know this call: compare `rotatorctl version` with `rotatorctl replica list`\n"},
+			"rotatorctl: unknown method (Unimplemented)\n  next: the server does not know this call: see whether it is rotatord; if it is, compare `rotatorctl version` with `rotatorctl replica list`\n"},
 		{"own", failf(exitRefused, "no"), exitRefused, "rotatorctl: no\n"},
 		{"plain", errors.New("disk full"), exitFailed, "rotatorctl: disk full\n"},
 	}

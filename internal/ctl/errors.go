@@ -262,7 +262,7 @@ func adviceFor(code codes.Code) string {
 	case codes.DeadlineExceeded:
 		return "a write may have been applied: look before you repeat it, or allow more time with --timeout"
 	case codes.Unimplemented:
-		return "the server does not know this call: compare `rotatorctl version` with `rotatorctl replica list`"
+		return "the server does not know this call: see whether it is rotatord; if it is, compare `rotatorctl version` with `rotatorctl replica list`"
 	case codes.Unauthenticated, codes.PermissionDenied:
 		return "ask for the right to do this; the server knows you as somebody without it"
 	case codes.Internal, codes.Unknown, codes.DataLoss:
@@ -277,7 +277,7 @@ var adviceByReason = map[rotatorv1.ErrorReason]string{
 	rotatorv1.ErrorReason_ERROR_REASON_INVALID_ARGUMENT:     "correct the fields named above; nothing was changed",
 	rotatorv1.ErrorReason_ERROR_REASON_POOL_NOT_FOUND:       "see the pools there are with `rotatorctl pool list`, or make one with `rotatorctl pool create POOL`",
 	rotatorv1.ErrorReason_ERROR_REASON_KEY_NOT_FOUND:        "see the pool's keys with `rotatorctl key list POOL`",
-	rotatorv1.ErrorReason_ERROR_REASON_ROTATION_NOT_FOUND:   "see the pool's rotations with `rotatorctl rotation list POOL`; records are kept for a limited time",
+	rotatorv1.ErrorReason_ERROR_REASON_ROTATION_NOT_FOUND:   "see the pool's rotations with `rotatorctl rotation list POOL`",
 	rotatorv1.ErrorReason_ERROR_REASON_BINDING_NOT_FOUND:    "see the pool's bindings with `rotatorctl binding list POOL`; a proxy without one may use the whole pool",
 	rotatorv1.ErrorReason_ERROR_REASON_SLOT_NOT_FOUND:       "see the slots there are with `rotatorctl key list POOL --state active`",
 	rotatorv1.ErrorReason_ERROR_REASON_POOL_EXISTS:          "compare with `rotatorctl pool get POOL`, and change it with `rotatorctl pool update POOL -f FILE`",

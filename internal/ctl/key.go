@@ -55,6 +55,7 @@ func (c *cli) keyAddCommand() *cobra.Command {
 	cmd.Flags().StringVar(&slot, "slot", "", "slot of an active key (default: the key's id)")
 	cmd.Flags().BoolVar(&backup, "backup", false, "add it to stock")
 	cmd.Flags().StringToStringVarP(&labels, "label", "l", nil, "label `name=value`; may be repeated")
+	cmd.Flags().Lookup("label").DefValue = "" // not "[]", which the help would show
 	return cmd
 }
 
@@ -160,17 +161,22 @@ func refusalExit(r rotatorv1.KeyRefusal) exit {
 
 var refusalAdvice = map[rotatorv1.KeyRefusal]string{
 	rotatorv1.KeyRefusal_KEY_REFUSAL_INVALID:      "correct it and add it again",
-	rotatorv1.KeyRefusal_KEY_REFUSAL_ID_TAKEN:     "choose another id, or remove the key that has it with `rotatorctl key remove POOL KEY`",
+	rotatorv1.KeyRefusal_KEY_REFUSAL_ID_TAKEN:     "choose another id, or remove the key that has it",
 	rotatorv1.KeyRefusal_KEY_REFUSAL_SECRET_TAKEN: "the pool has this credential already; see the key with `rotatorctl key list POOL`",
 	rotatorv1.KeyRefusal_KEY_REFUSAL_SLOT_TAKEN:   "choose another --slot, or add it with --backup",
 	rotatorv1.KeyRefusal_KEY_REFUSAL_NOT_APPLIED:  "run the command again",
 }
 
-// inRequest is how the service names a key's field; where the key is in the request says nothing to the caller.
-var inRequest = regexp.MustCompile(`\bkeys\[\d+\]\.`)
+// inRequest is how the service names a key's field, and sameAs how it names the id of another one. Where a key is in the
+// request says nothing to the caller.
+var (
+	inRequest = regexp.MustCompile(`\bkeys\[\d+\]\.`)
+	sameAs    = regexp.MustCompile(`\bthe same as keys\[\d+\]\.id\b`)
+)
 
 func refusalText(result *rotatorv1.AddedKey) string {
-	text := inRequest.ReplaceAllString(oneLine(result.GetMessage()), "")
+	text := sameAs.ReplaceAllString(oneLine(result.GetMessage()), "that of an earlier key")
+	text = inRequest.ReplaceAllString(text, "")
 	if text == "" {
 		text = refusal(result.GetRefusal())
 	}

@@ -67,7 +67,8 @@ func (c *cli) rotateCommand() *cobra.Command {
 	return cmd
 }
 
-// adviseRepeat tells how to ask for the outcome of this very request. Only what is not known needs that.
+// adviseRepeat tells how to send this very request again: the record then says the same, if it is made only now. Only
+// what is not known needs that.
 func adviseRepeat(err error, q *rotatorv1.RotateKeyRequest) error {
 	if exitCode(err) != exitUnavailable || reasonOf(err) == rotatorv1.ErrorReason_ERROR_REASON_STORAGE_FULL {
 		return err
@@ -78,6 +79,13 @@ func adviseRepeat(err error, q *rotatorv1.RotateKeyRequest) error {
 	}
 	if name := trigger(q.GetTrigger()); name != "operator" {
 		command += " --trigger " + name
+	}
+	for _, flag := range []struct{ name, value string }{
+		{"source", q.GetSource()}, {"reason", q.GetReason()}, {"proxy", q.GetProxyId()},
+	} {
+		if flag.value != "" {
+			command += fmt.Sprintf(" --%s %s", flag.name, quoted(flag.value))
+		}
 	}
 	return again(err, "ask again for the same request, which never rotates twice: "+command)
 }

@@ -197,6 +197,15 @@ func (e *Elector) current() *concurrency.Session {
 // Alive reports whether there is a session now.
 func (e *Elector) Alive() bool { return e.current() != nil }
 
+// Announce makes the announcement of the current session again, in case it was lost to somebody else.
+func (e *Elector) Announce(ctx context.Context) error {
+	session := e.current()
+	if session == nil {
+		return ErrNoSession
+	}
+	return e.cfg.Announce(ctx, session.Lease())
+}
+
 // expired ends a session that etcd says is gone although the client still believes in it.
 func (e *Elector) expired(session *concurrency.Session) {
 	e.mu.Lock()

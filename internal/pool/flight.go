@@ -41,10 +41,14 @@ func (r *Rotator) join(l Life, req *RotateRequest, fulfils bool) (f *flight, joi
 // errCancelled ends a flight whose rotation does not wait for stock any more: an operator took the key in hand.
 var errCancelled = errors.New("the rotation does not wait any more")
 
-// decidedBefore reports whether the flight's error may be older than a request that joined it, or about another one.
+// decidedBefore reports whether what the flight came to may be older than a request that joined it, or about another one.
+// A rotation stays true; that one waits, or cannot be made, may be over by the time that is known.
 func (f *flight) decidedBefore() bool {
+	if f.err == nil {
+		return f.rotation == nil
+	}
 	reason := ReasonOf(f.err)
-	return f.err != nil && reason != ReasonNotApplied && reason != ReasonOutcomeUnknown
+	return reason != ReasonNotApplied && reason != ReasonOutcomeUnknown
 }
 
 // await waits for the end of the flight, and reports false if ctx ended before.

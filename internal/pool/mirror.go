@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -349,7 +350,7 @@ func (p *PoolState) putActive(a *Active) {
 
 func (p *PoolState) putRotation(r *Rotation) {
 	list := p.Rotations[r.Key]
-	i, there := slices.BinarySearchFunc(list, r.Generation, func(e *Rotation, g int64) int { return int(e.Generation - g) })
+	i, there := slices.BinarySearchFunc(list, r.Generation, func(e *Rotation, g int64) int { return cmp.Compare(e.Generation, g) })
 	if there {
 		list[i] = r
 		return
@@ -415,7 +416,7 @@ func (p *PoolState) empty() bool {
 // Rotation returns the record of how a life ended, nil if there is none here.
 func (p *PoolState) Rotation(l Life) *Rotation {
 	list := p.Rotations[l.Key]
-	i, there := slices.BinarySearchFunc(list, l.Generation, func(e *Rotation, g int64) int { return int(e.Generation - g) })
+	i, there := slices.BinarySearchFunc(list, l.Generation, func(e *Rotation, g int64) int { return cmp.Compare(e.Generation, g) })
 	if !there {
 		return nil
 	}

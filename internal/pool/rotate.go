@@ -229,7 +229,7 @@ func (r *Rotator) answer(ctx context.Context, req *RotateRequest) (res *RotateRe
 		case report:
 			return r.report(ctx, req, verdict.rotation, nil), true, nil
 		case parked:
-			return r.pendingResult(req, verdict.revision), true, nil
+			return r.pendingResult(ctx, req, verdict.revision), true, nil
 		}
 		f, joined := r.join(verdict.life, req, false)
 		if f == nil {
@@ -244,7 +244,7 @@ func (r *Rotator) answer(ctx context.Context, req *RotateRequest) (res *RotateRe
 		case f.err != nil:
 			return nil, joined, f.err
 		case f.rotation == nil:
-			return r.pendingResult(req, f.revision), joined, nil
+			return r.pendingResult(ctx, req, f.revision), joined, nil
 		}
 		return r.report(ctx, req, f.rotation, f.key), joined, nil
 	}
@@ -335,9 +335,15 @@ const (
 	keyGrace = 300 * time.Millisecond
 )
 
-// pendingResult answers that the rotation waits for stock, with another key that can be used meanwhile.
-func (r *Rotator) pendingResult(req *RotateRequest, revision int64) *RotateResult {
+// pendingResult answers that the rotation waits for stock, with another key that can be used meanwhile. A mirror that is
+// held up gives none: the answer must not be older than it says.
+func (r *Rotator) pendingResult(ctx context.Context, req *RotateRequest, revision int64) *RotateResult {
 	res := &RotateResult{Outcome: OutcomePending, Revision: revision}
+	wctx, cancel := context.WithTimeout(ctx, mirrorGrace)
+	defer cancel()
+	if r.Mirror.Wait(wctx, revision) != nil {
+		return res
+	}
 	now := r.Now()
 	r.Mirror.Read(func(s *Snapshot) {
 		res.Revision = max(revision, s.Revision)

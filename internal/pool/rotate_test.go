@@ -561,3 +561,64 @@ func TestKeyIsNotItsOwnSuccessor(t *testing.T) {
 		r.want("successor", res.Rotation.NewKey, "b")
 	}
 }
+
+// History: faults -seed 21 -lock off, pool admin, key k1. A caller joined a rotation that had been parked before and whose
+// replica learned it late. By then an operator had enabled the key and another replica had rotated it; the caller was
+// told PENDING.
+func TestPendingThatIsOverIsNotToldToJoiners(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotateRig(t, 1, nil)
+		learns := make(chan struct{})
+		parked := &parkingStore{Store: r.faulty, learns: learns}
+		late := pool.NewRotator(pool.RotatorConfig{
+			Store: parked, Locks: &pooltest.MemLocks{Store: r.store, Holder: "late"}, Mirror: r.mirror, Observer: r.seen, Replica: "late",
+		})
+		defer late.Close()
+		life := r.active("a")
+		var first, joiner *pool.RotateResult
+		var calls sync.WaitGroup
+		calls.Go(func() { first = must(late.Rotate(t.Context(), request(life, "first"))) })
+		synctest.Wait()
+		r.store.Drop(pool.PendingRef("p", "a"))
+		calls.Go(func() { joiner = must(late.Rotate(t.Context(), request(life, "joiner"))) })
+		synctest.Wait()
+		r.backups("b")
+		winner := must(r.rotators[0].Rotate(t.Context(), request(life, "winner")))
+		close(learns)
+		calls.Wait()
+		r.want("outcome of the first", first.Outcome, pool.OutcomePending)
+		r.want("outcome of the joiner", joiner.Outcome, pool.OutcomeAlreadyRotated)
+		if joiner.Rotation != nil {
+			r.want("rotation of the joiner", joiner.Rotation.ID, winner.Rotation.ID)
+		}
+	})
+}
+
+// parkingStore tells late that a rotation was parked.
+type parkingStore struct {
+	pool.Store
+	learns chan struct{}
+}
+
+func (s *parkingStore) Apply(ctx context.Context, txn *pool.Txn) (*pool.Result, error) {
+	res, err := s.Store.Apply(ctx, txn)
+	<-s.learns
+	return res, err
+}
+
+// History: faults -seed 3, pool admin, key k70. The other key of a PENDING answer came from a mirror that was behind the
+// answer's revision, and was in use no more.
+func TestPendingAnswerIsAsNewAsItsRevision(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotateRig(t, 1, nil)
+		life := r.active("a")
+		r.active("other")
+		r.store.Feed(pool.NewMirror()) // this replica's mirror gets nothing any more
+		r.store.Put(&pool.Active{Pool: "p", Key: "other", Slot: "other", Status: pool.StatusExhausted})
+		res := must(r.rotators[0].Rotate(t.Context(), request(life, "mine")))
+		r.want("outcome", res.Outcome, pool.OutcomePending)
+		if res.Key != nil {
+			t.Errorf("with revision %d the answer gives key %s, which was healthy before", res.Revision, res.Key.Key)
+		}
+	})
+}

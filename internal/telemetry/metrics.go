@@ -34,7 +34,7 @@ func newMetrics() metrics {
 			Help: "What triggers came to at this replica. outcome=rotated counts each rotation once, at the replica that committed it, " +
 				"so its sum over all replicas is the number of backups used; also those that had waited for stock, for which nobody is calling any more. " +
 				"All other outcomes count answered calls that made no rotation: already_rotated (another call's rotation was the answer), " +
-				"repeated (the same request_id was sent again), pending (waits for stock), other (the caller went away), " +
+				"repeated (the same request_id was sent again), pending (waits for stock), canceled (the caller went away), " +
 				"or why the call was refused, such as pool_paused or not_applied. pool=unknown stands for pools that do not exist.",
 		}, []string{"pool", "trigger", "outcome"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{

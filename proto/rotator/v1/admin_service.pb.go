@@ -36,7 +36,7 @@ const (
 	// Was there already with the same secret, in the home named by `home`; nothing was changed, even if slot, labels or
 	// status differ.
 	AddResult_ADD_RESULT_SAME AddResult = 2
-	// Refused; `reason` and `message` say why.
+	// Refused; `refusal` and `message` say why.
 	AddResult_ADD_RESULT_REFUSED AddResult = 3
 	// Not known in time. Add it again: if it was added the answer will be ADD_RESULT_SAME.
 	AddResult_ADD_RESULT_UNKNOWN AddResult = 4

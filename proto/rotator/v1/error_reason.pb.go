@@ -48,7 +48,7 @@ const (
 	ErrorReason_ERROR_REASON_POOL_PAUSED ErrorReason = 8
 	// The pool is being deleted. Code FAILED_PRECONDITION.
 	ErrorReason_ERROR_REASON_POOL_DELETING ErrorReason = 9
-	// The pool still has keys and `force` was not given. Code FAILED_PRECONDITION.
+	// The pool still has active keys, stock or bindings, and `force` was not given. Code FAILED_PRECONDITION.
 	ErrorReason_ERROR_REASON_POOL_NOT_EMPTY ErrorReason = 10
 	// The key is in stock, so there is nothing to rotate. Code FAILED_PRECONDITION.
 	ErrorReason_ERROR_REASON_KEY_IN_STOCK ErrorReason = 11

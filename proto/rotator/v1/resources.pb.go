@@ -520,7 +520,7 @@ type Key struct {
 	Home KeyHome `protobuf:"varint,3,opt,name=home,proto3,enum=rotator.v1.KeyHome" json:"home,omitempty"`
 	// The slot an active key holds, or the slot a retired key held. Empty for a backup.
 	Slot string `protobuf:"bytes,4,opt,name=slot,proto3" json:"slot,omitempty"`
-	// The life of an active key: the etcd revision at which it came into service. For a retired key the last life. Zero for a backup that never served.
+	// The life of an active key: the etcd revision at which it came into service. For a retired key the last life. Zero for a backup, also for a restored one.
 	Generation int64 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
 	// Condition of an active key as stored; a status with a `status_until` in the past counts as healthy.
 	Status KeyStatus `protobuf:"varint,6,opt,name=status,proto3,enum=rotator.v1.KeyStatus" json:"status,omitempty"`
