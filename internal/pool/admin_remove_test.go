@@ -25,7 +25,7 @@ func TestRemoveBoundKeyIsRefused(t *testing.T) {
 		t.Fatalf("got %d, %d, %v; want it refused because it is bound", unbound, rev, err)
 	}
 	named := refusal.Metadata["proxies"]
-	if refusal.Metadata["count"] != "15" || strings.Count(named, "many-") != 10 || !strings.Contains(refusal.Message, "15 proxies") || !strings.Contains(refusal.Message, "many-00") {
+	if refusal.Metadata["count"] != "15" || strings.Count(named, "many-") != 10 || !strings.Contains(refusal.Message, "proxies (15:") || !strings.Contains(refusal.Message, "many-00") {
 		t.Errorf("refusal %q with %v; want 15 counted and 10 named", refusal.Message, refusal.Metadata)
 	}
 	if read[*pool.Slot](r, pool.SlotRef("p", "s3")).Closing {
