@@ -1,0 +1,333 @@
+package check_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rotatord/rotatord/faults/check"
+	"github.com/rotatord/rotatord/faults/history"
+	"github.com/rotatord/rotatord/internal/recorder"
+)
+
+// story is a run made by hand. One revision and one operation take a millisecond each.
+type story struct {
+	in   check.Input
+	at   int64 // revision
+	time time.Duration
+}
+
+func newStory() *story {
+	s := &story{in: check.Input{Epoch: time.Now(), SessionTTL: 2 * time.Second}}
+	s.in.Recording = []recorder.Revision{{Revision: 1, Seen: s.in.Epoch}}
+	s.at = 1
+	return s
+}
+
+// put and del are changes. Locks are leased, as they must be.
+func put(key, value string) recorder.Change {
+	c := recorder.Change{Key: key, Value: json.RawMessage(value)}
+	if strings.HasPrefix(key, "locks/") {
+		c.Lease = 7
+	}
+	return c
+}
+
+func del(key string) recorder.Change { return recorder.Change{Key: key, Deleted: true} }
+
+// rev adds a revision. Its puts create, except where life says when the record was created.
+func (s *story) rev(changes ...recorder.Change) int64 {
+	s.at++
+	s.time += time.Millisecond
+	for i := range changes {
+		if changes[i].Create == 0 {
+			changes[i].Create = s.at
+		}
+	}
+	s.in.Recording = append(s.in.Recording, recorder.Revision{Revision: s.at, Seen: s.in.Epoch.Add(s.time), Changes: changes})
+	return s.at
+}
+
+// op adds an operation that takes a millisecond.
+func (s *story) op(op history.Op) *history.Op {
+	op.Start = int64(s.time)
+	s.time += time.Millisecond
+	op.End = int64(s.time)
+	op.ID, op.Call, op.Last, op.Pool = int64(len(s.in.Ops)+1), int64(len(s.in.Ops)+1), true, "p"
+	if op.Code == "" {
+		op.Code = history.OK
+	}
+	s.in.Ops = append(s.in.Ops, op)
+	return &s.in.Ops[len(s.in.Ops)-1]
+}
+
+func event(id, kind, subject, data string) recorder.Change {
+	return put("events/p/"+id, fmt.Sprintf(`{"type":"dev.rotatord.%s.v1","source":"rotatord/r0","subject":%q,"data":{%s}}`, kind, subject, data))
+}
+
+func sealed(key string) string { return fmt.Sprintf(`"sealed":{"fingerprint":"f-%s"}`, key) }
+
+func healthy(key, slot string) string {
+	return fmt.Sprintf(`{"slot":%q,"status":"KEY_STATUS_HEALTHY",%s}`, slot, sealed(key))
+}
+
+// pool makes a pool with key a0 in service and keys b0 and b1 in stock, and returns a0's generation.
+func (s *story) pool() int64 {
+	s.rev(put("pools/p", `{}`), event("pool", "pool.created", "pools/p", ""))
+	s.op(history.Op{Kind: history.CreatePool, Revision: s.at})
+	generation := s.rev(put("active/p/a0", healthy("a0", "a0")), put("slots/p/a0", `{"state":"SLOT_STATE_OPEN"}`), put("fingerprints/p/f-a0", `{"keyId":"a0"}`), event("a0", "key.added", "keys/a0", `"keyId":"a0"`))
+	s.op(history.Op{Kind: history.AddKeys, Added: []history.Added{{ID: "a0", Result: "ADDED", Revision: s.at}}})
+	for _, b := range []string{"b0", "b1"} {
+		s.rev(put("backup/p/"+b, "{"+sealed(b)+"}"), put("fingerprints/p/f-"+b, fmt.Sprintf(`{"keyId":%q}`, b)), event(b, "key.added", "keys/"+b, fmt.Sprintf(`"keyId":%q`, b)))
+		s.op(history.Op{Kind: history.AddKeys, Added: []history.Added{{ID: b, Result: "ADDED", Revision: s.at}}})
+	}
+	return generation
+}
+
+func (s *story) lock(key, holder string) {
+	s.rev(put("locks/p/"+key, fmt.Sprintf(`{"holder":%q}`, holder)))
+}
+
+// rotation is the changes of one.
+func rotation(id, old, successor, slot, request string, generation int64) []recorder.Change {
+	data := fmt.Sprintf(`"keyId":%q,"newKeyId":%q,"generation":"%d","slot":%q,"requestId":%q,"rotationId":%q`, old, successor, generation, slot, request, id)
+	return []recorder.Change{
+		del("active/p/" + old), del("backup/p/" + successor), del("locks/p/" + old),
+		put("active/p/"+successor, fmt.Sprintf(`{"slot":%q,"status":"KEY_STATUS_HEALTHY","replaces":%q,%s}`, slot, old, sealed(successor))),
+		put("retired/p/"+old, fmt.Sprintf(`{"slot":%q,"generation":"%d","replacedBy":%q,%s}`, slot, generation, successor, sealed(old))),
+		put(fmt.Sprintf("rotations/p/%s/%d", old, generation), fmt.Sprintf(`{"id":%q,"slot":%q,"newKeyId":%q,"requestId":%q,"holder":"r0"}`, id, slot, successor, request)),
+		event("e-"+id, "key.rotated", "keys/"+old, data),
+	}
+}
+
+func answer(kind, outcome, id, request, by string, generation, revision int64) history.Op {
+	return history.Op{
+		Kind: kind, Client: request, Key: "a0", Generation: generation, RequestID: request, Outcome: outcome, Revision: revision,
+		Rotation: &history.Rotation{ID: id, Pool: "p", Slot: "a0", Generation: generation, Old: "a0", New: "b0", RequestID: by, Holder: "r0", Revision: revision},
+	}
+}
+
+// rotated is a good run: two callers, one rotation.
+func rotated() (s *story, generation int64) {
+	s = newStory()
+	generation = s.pool()
+	s.lock("a0", "r0")
+	s.rev(rotation("R", "a0", "b0", "a0", "q1", generation)...)
+	s.op(answer(history.Rotate, history.Rotated, "R", "q1", "q1", generation, s.at))
+	s.op(answer(history.Rotate, history.AlreadyRotated, "R", "q2", "q1", generation, s.at))
+	s.op(history.Op{Kind: history.GetKeys, Revision: s.at, Keys: []history.Key{{ID: "b0", Slot: "a0", Generation: s.at, Priority: 1, SecretRight: true}}})
+	// The first caller's request was under way when the rotation was made.
+	s.in.Ops[4].Start = s.in.Ops[3].End
+	return s, generation
+}
+
+// last is the last operation but n.
+func (s *story) last(n int) *history.Op { return &s.in.Ops[len(s.in.Ops)-1-n] }
+
+// change edits the value of a key in the last revision that has it.
+func (s *story) change(key, old, new string) {
+	for i := len(s.in.Recording) - 1; i >= 0; i-- {
+		for j := range s.in.Recording[i].Changes {
+			if c := &s.in.Recording[i].Changes[j]; c.Key == key && strings.Contains(string(c.Value), old) {
+				c.Value = json.RawMessage(strings.Replace(string(c.Value), old, new, 1))
+				return
+			}
+		}
+	}
+	panic(key + " does not hold " + old)
+}
+
+// drop removes a key's change from the last revision that has it.
+func (s *story) drop(key string) {
+	for i := len(s.in.Recording) - 1; i >= 0; i-- {
+		rev := &s.in.Recording[i]
+		if at := slices.IndexFunc(rev.Changes, func(c recorder.Change) bool { return c.Key == key }); at >= 0 {
+			rev.Changes = slices.Delete(rev.Changes, at, at+1)
+			return
+		}
+	}
+	panic(key + " is not there")
+}
+
+func TestGoodRun(t *testing.T) {
+	s, _ := rotated()
+	s.rev(put("locks/p/b0", `{"holder":"r1"}`))
+	s.rev(del("locks/p/b0"))
+	s.op(history.Op{Kind: history.GetKey, Key: "a0", Revision: s.at, Current: &history.Key{ID: "a0", Home: "RETIRED", Slot: "a0", Generation: s.in.Ops[4].Generation, Status: "UNSPECIFIED", Revision: s.in.Ops[4].Revision}})
+	s.op(history.Op{Kind: history.Rotate, Key: "a0", Generation: 99, RequestID: "q9", Code: "NOT_FOUND", Reason: "ROTATION_NOT_FOUND"})
+	if r := check.Run(s.in); !r.OK() || r.Stats.Rotations != 1 || r.Stats.Lives != 1 {
+		r.Write(os.Stderr)
+		t.Errorf("a good run has violations or was not looked at: %+v", r.Stats)
+	}
+}
+
+// Each violation is seeded into a good run and must be found under its name.
+func TestViolations(t *testing.T) {
+	for _, tc := range []struct {
+		name, want string
+		spoil      func(s *story, generation int64)
+	}{
+		{"the same life twice", "I1", func(s *story, g int64) { s.rev(rotation("S", "a0", "b1", "a0", "q3", g)...) }},
+		{"a gap in the slot's chain", "I1", func(s *story, g int64) {
+			s.change("active/p/b0", `"slot":"a0"`, `"slot":"b9"`)
+		}},
+		{"a record written twice", "I1", func(s *story, g int64) {
+			s.rev(put(fmt.Sprintf("rotations/p/a0/%d", g), `{"id":"T","newKeyId":"b0"}`))
+		}},
+		{"two homes", "I2", func(s *story, g int64) { s.rev(put("backup/p/a0", "{}"), event("x", "key.added", "keys/a0", "")) }},
+		{"a backup that was lost", "I2", func(s *story, g int64) { s.rev(del("backup/p/b1"), event("x", "key.restored", "keys/b1", "")) }},
+		{"a backup that is still there", "I2", func(s *story, g int64) { s.drop("backup/p/b0") }},
+		{"eleven active keys", "I2", func(s *story, g int64) {
+			s.rev(put("active/p/a0", healthy("a0", "a0")), event("x", "key.enabled", "keys/a0", ""))
+		}},
+		{"a dangling binding", "I3", func(s *story, g int64) {
+			s.rev(put("bindings/p/x", `{"slots":[{"slot":"z","priority":1}]}`), event("x", "binding.set", "bindings/x", ""))
+		}},
+		{"two winners", "I4", func(s *story, g int64) { s.last(1).Outcome = history.Rotated }},
+		{"another rotation", "I4", func(s *story, g int64) { s.last(1).Rotation.New = "b1" }},
+		{"another life", "I5", func(s *story, g int64) { s.last(1).Generation = g - 1 }},
+		{"a rotation nobody asked for", "I5", func(s *story, g int64) { s.last(2).RequestID = "q0" }},
+		{"a success without record", "I6", func(s *story, g int64) { s.last(1).Rotation.ID = "nowhere" }},
+		{"applied, told that it was not", "I6", func(s *story, g int64) {
+			op := s.last(2)
+			op.Code, op.Reason, op.Outcome, op.Rotation, op.Revision = "UNAVAILABLE", "NOT_APPLIED", "", nil, 0
+		}},
+		{"an unknown outcome that stays so", "I6", func(s *story, g int64) {
+			s.in.Healed = time.Now()
+			s.op(history.Op{Kind: history.Rotate, Key: "a0", RequestID: "q5", Code: "UNAVAILABLE", Reason: "OUTCOME_UNKNOWN"})
+		}},
+		{"pending, but nothing waited", "I6", func(s *story, g int64) {
+			s.op(history.Op{Kind: history.Rotate, Key: "b0", RequestID: "q5", Outcome: history.Pending, Revision: s.at})
+		}},
+		{"an addition that is not there", "I6", func(s *story, g int64) { s.in.Ops[1].Added[0].Revision++ }},
+		{"a restore whose caller was told no", "I6", func(s *story, g int64) {
+			s.op(history.Op{Kind: history.RestoreKey, Key: "a0", Code: "FAILED_PRECONDITION", Reason: "KEY_WRONG_HOME"})
+			s.rev(del("retired/p/a0"), put("backup/p/a0", "{"+sealed("a0")+"}"), event("x", "key.restored", "keys/a0", `"keyId":"a0"`))
+		}},
+		{"paused, it said", "I6", func(s *story, g int64) {
+			s.op(history.Op{Kind: history.Rotate, Key: "b0", Code: "FAILED_PRECONDITION", Reason: "POOL_PAUSED"})
+		}},
+		{"a durable record with a lease", "I7", func(s *story, g int64) {
+			c := put("pending/p/b0", `{}`)
+			c.Lease = 3
+			s.rev(c)
+		}},
+		{"no event", "I8", func(s *story, g int64) { s.drop("events/p/e-R") }},
+		{"an event alone", "I8", func(s *story, g int64) { s.rev(event("x", "key.rotated", "keys/a0", "")) }},
+		{"an event of another type", "I8", func(s *story, g int64) { s.change("events/p/e-R", "key.rotated", "key.removed") }},
+		{"an event that says something else", "I8", func(s *story, g int64) { s.change("events/p/e-R", `"newKeyId":"b0"`, `"newKeyId":"b1"`) }},
+		{"a ghost lock", "I9", func(s *story, g int64) {
+			s.lock("b0", "r1")
+			s.time += time.Minute
+			s.rev(put("pools/p", `{"paused":true}`), event("x", "pool.paused", "pools/p", ""))
+		}},
+		{"no last rotation", "I9", func(s *story, g int64) { s.in.Healed = time.Now() }},
+		{"a rotation that waits for ever", "I9", func(s *story, g int64) {
+			s.rev(put("pending/p/b0", `{"generation":"1"}`))
+			s.time += time.Minute
+			s.rev(put("locks/p/x", `{}`))
+		}},
+		{"a secret in etcd", "I10", func(s *story, g int64) {
+			s.in.Canaries = []string{"CANARY"}
+			s.change("backup/p/b1", `"f-b1"`, `"CANARY"`)
+		}},
+		{"a secret in a log", "I10", func(s *story, g int64) { s.in.Canaries = []string{"f-log"} }},
+		{"rotated while paused", "pause", func(s *story, g int64) { s.change("pools/p", `{}`, `{"paused":true}`) }},
+		{"rotated while disabled", "disabled", func(s *story, g int64) { s.change("active/p/a0", "HEALTHY", "DISABLED") }},
+		{"committed by who does not hold the lock", "fence", func(s *story, g int64) { s.change("locks/p/a0", "r0", "r1") }},
+		{"committed without the lock", "fence", func(s *story, g int64) { s.drop("locks/p/a0"); s.drop("locks/p/a0") }},
+		{"a lock released for a frozen holder", "release", func(s *story, g int64) {
+			s.in.Faults = []check.Fault{{Kind: "replica-stop", Target: "r1", Start: s.in.Epoch.Add(s.time), End: s.in.Epoch.Add(time.Minute)}}
+			s.lock("b0", "r1")
+			s.time += 2 * time.Second
+			s.rev(del("locks/p/b0"))
+		}},
+		{"an old key among those that can be used", "read", func(s *story, g int64) { s.last(0).Keys[0].ID = "a0" }},
+		{"older than min_revision", "read", func(s *story, g int64) { s.last(0).MinRevision = s.at + 1 }},
+		{"older than as_of", "read", func(s *story, g int64) {
+			s.rev(put("locks/p/x", `{}`))
+			s.last(0).AsOf = s.in.Epoch.Add(s.time + time.Millisecond)
+		}},
+		{"the wrong secret", "read", func(s *story, g int64) { s.last(0).Keys[0].SecretRight = false }},
+		{"an internal error", "callers", func(s *story, g int64) {
+			s.op(history.Op{Kind: history.GetKeys, Code: "INTERNAL", Reason: "UNSPECIFIED"})
+		}},
+		{"unavailable without a cause", "callers", func(s *story, g int64) {
+			s.op(history.Op{Kind: history.GetKeys, Code: "UNAVAILABLE", Reason: "NOT_APPLIED"})
+		}},
+		{"too slow with one replica lost", "callers", func(s *story, g int64) {
+			s.in.Faults = []check.Fault{{Kind: "replica-kill", Start: s.in.Epoch, End: s.in.Epoch.Add(time.Minute)}}
+			s.last(0).End += int64(3 * time.Second)
+		}},
+		{"a read refused without quorum", "callers", func(s *story, g int64) {
+			s.in.Faults = []check.Fault{{Kind: "quorum-kill", Start: s.in.Epoch, End: s.in.Epoch.Add(time.Minute)}}
+			s.time += 10 * time.Second
+			s.op(history.Op{Kind: history.GetKeys, Code: "UNAVAILABLE", Reason: "NOT_APPLIED"})
+		}},
+		{"pending after it was rotated", "linearizability", func(s *story, g int64) {
+			s.op(history.Op{Kind: history.Rotate, Key: "a0", Generation: g, RequestID: "q7", Outcome: history.Pending, Revision: s.at})
+		}},
+		{"told the result before anybody asked for it", "linearizability", func(s *story, g int64) {
+			early := s.last(1)
+			early.Start, early.End = 0, 1
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, generation := rotated()
+			if tc.name == "a secret in a log" {
+				s.in.Files = []string{filepath.Join(t.TempDir(), "log")}
+				if err := os.WriteFile(s.in.Files[0], []byte("starting f-log"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			tc.spoil(s, generation)
+			r := check.Run(s.in)
+			if !slices.Contains(r.Broken(), tc.want) {
+				var text strings.Builder
+				r.Write(&text)
+				t.Errorf("broken: %v, want %s\n%s", r.Broken(), tc.want, text.String())
+			}
+		})
+	}
+}
+
+// A request that was told "not applied" may be repeated, and the repeat be applied.
+func TestARepeatMayBeApplied(t *testing.T) {
+	s := newStory()
+	g := s.pool()
+	s.op(history.Op{Kind: history.Rotate, Client: "q1", Key: "a0", Generation: g, RequestID: "q1", Code: "UNAVAILABLE", Reason: "NOT_APPLIED"})
+	s.last(0).Last = false
+	s.lock("a0", "r0")
+	s.op(answer(history.Rotate, history.Rotated, "R", "q1", "q1", g, s.at+1))
+	s.last(0).Call = s.last(1).Call
+	s.rev(rotation("R", "a0", "b0", "a0", "q1", g)...)
+	if r := check.Run(s.in); !r.OK() {
+		r.Write(os.Stderr)
+		t.Error("a repeat that was applied is held to be a violation")
+	}
+}
+
+// An outcome that was not told may show up later, and an enabled key cancels what waits.
+func TestUnknownOutcomesAndWaiting(t *testing.T) {
+	s := newStory()
+	g := s.pool()
+	s.op(history.Op{Kind: history.Rotate, Client: "q1", Key: "a0", Generation: g, RequestID: "q1", Code: "DEADLINE_EXCEEDED"})
+	s.last(0).Last = false
+	s.lock("a0", "r0")
+	s.rev(recorder.Change{Key: "active/p/a0", Create: g, Value: json.RawMessage(strings.Replace(healthy("a0", "a0"), "HEALTHY", "EXHAUSTED", 1))},
+		put("pending/p/a0", fmt.Sprintf(`{"generation":"%d","requestId":"q1"}`, g)), del("locks/p/a0"), event("x", "key.pending", "keys/a0", `"keyId":"a0"`))
+	s.op(history.Op{Kind: history.Rotate, Client: "q2", Key: "a0", Generation: g, RequestID: "q2", Outcome: history.Pending, Revision: s.at})
+	s.lock("a0", "r0")
+	s.rev(append(rotation("R", "a0", "b0", "a0", "q1", g), del("pending/p/a0"))...)
+	s.op(answer(history.Rotate, history.AlreadyRotated, "R", "q2", "q1", g, s.at))
+	s.op(answer(history.Rotate, history.Rotated, "R", "q1", "q1", g, s.at))
+	if r := check.Run(s.in); !r.OK() || r.Stats.Pendings != 1 {
+		r.Write(os.Stderr)
+		t.Errorf("violations, or the wait was not seen: %+v", r.Stats)
+	}
+}

@@ -1,0 +1,145 @@
+package main
+
+// edit replaces a text that is in a file exactly once.
+type edit struct{ file, old, new string }
+
+// mutant is a seeded bug.
+type mutant struct {
+	name  string
+	spoil string // what provokes it; see probe
+	edits []edit
+	// faults are those that show it on real processes too; "": none do in bounded time.
+	faults string
+	// note says why it is not the plainer bug one would think of: another compare covers that.
+	note string
+}
+
+const (
+	commitGo = "internal/pool/commit.go"
+	rotateGo = "internal/pool/rotate.go"
+	decideGo = "internal/pool/decide.go"
+	keysGo   = "internal/pool/admin_keys.go"
+	removeGo = "internal/pool/admin_remove.go"
+	bindGo   = "internal/pool/admin_bindings.go"
+	storeGo  = "internal/etcdstore/store.go"
+	errorsGo = "internal/etcdstore/errors.go"
+	electGo  = "internal/election/campaign.go"
+)
+
+// uncompared leaves out the compares for which a condition on t and g holds. They are still read when the transaction
+// is lost, because decisions rest on that.
+func uncompared(condition string) edit {
+	return edit{storeGo, `cmps: s.Cmps(t.If), event: t.Event != nil}`, `event: t.Event != nil}
+	for _, g := range t.If {
+		if !(` + condition + `) {
+			req.cmps = append(req.cmps, s.Cmps([]pool.Guard{g})...)
+		}
+	}`}
+}
+
+var mutants = []mutant{
+	{
+		name: "rotation-record guard dropped", spoil: "lock-off",
+		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyRotated && g.Ref.Name == t.Event.Key && g.Ref.Kind != pool.KindPending`)},
+		note:  "with the life and the homes of the old key: the record is put by the transaction that ends the life and retires the key, so each of these compares covers the others",
+	},
+	{
+		name: "life not compared by the commit", spoil: "lock-off",
+		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyRotated && g.Ref == pool.ActiveRef(t.Event.Pool, t.Event.Key)`)},
+		note:  "without the lock: with it the fence covers it, since a removal takes the lock along",
+	},
+	{
+		name: "one-home compare dropped", spoil: "delays",
+		edits: []edit{{keysGo, `		t.If = append(t.If, Absent(ref))
+	}
+	t.Event.Key, t.Event.Home = ad.ID, ad.home`, `		_ = ref
+	}
+	t.Event.Key, t.Event.Home = ad.ID, ad.home`}},
+		note: "in the addition of keys: a rotation moves a backup that it compares, which by induction has no other home",
+	},
+	{
+		name: "fence by create revision", spoil: "stalls",
+		faults: "pause-locked,pause-read",
+		edits:  []edit{{rotateGo, `txn.If = append(txn.If, Unchanged(ref, t.Fence))`, `txn.If = append(txn.If, Guard{ref, Created, t.Fence})`}},
+	},
+	{
+		name: "Succeeded=false read as lost", spoil: "lost",
+		faults: "answers",
+		edits: []edit{{storeGo, `	if req.event {
+		if kvs :=`, `	if req.event && len(req.ops) == 0 {
+		if kvs :=`}},
+	},
+	{
+		name: "no-space read as failed", spoil: "no-space",
+		edits: []edit{{errorsGo, `	rpctypes.ErrNoLeader,
+}`, `	rpctypes.ErrNoLeader,
+	rpctypes.ErrNoSpace,
+}`}},
+	},
+	{
+		name: "lock released by name only", spoil: "stalls",
+		edits: []edit{{electGo, `			If(clientv3.Compare(clientv3.ModRevision(t.Key), "=", t.Fence)).`, `			If(clientv3.Compare(clientv3.ModRevision(t.Key), ">", 0)).`}},
+		note:  "not on processes: two holders of one lock have to stand still one after the other, and the first wake up first",
+	},
+	{
+		name: "event written after the commit", spoil: "",
+		faults: "replica-kill",
+		edits: []edit{{storeGo, `		w.put(key, value)
+		req.cmps = append(`, `		time.AfterFunc(20*time.Millisecond, func() { _, _ = s.client.Put(context.Background(), key, value) })
+		req.cmps = append(`}},
+	},
+	{
+		name: "backup chosen without compare", spoil: "delays",
+		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyRotated && g.Ref.Name == t.Event.NewKey`)},
+		note:  "with its one-home compares, which notice a backup that another rotation has taken as well",
+	},
+	{
+		name: "unconditional status put", spoil: "delays",
+		edits: []edit{{keysGo, `If:     []Guard{Same(p), Same(seen), unseen(st, pending)},`, `If:     []Guard{Same(p)},`}},
+	},
+	{
+		name: "pool not compared", spoil: "delays",
+		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyRotated && g.Ref.Kind == pool.KindPool`)},
+	},
+	{
+		name: "cache answers without generation", spoil: "",
+		faults: "replica-kill",
+		edits: []edit{{decideGo, `		if rot := p.Rotation(life); rot != nil {
+			v = verdict{action: report, rotation: rot}`, `		if rot := p.LastRotation(req.Key); rot != nil {
+			v = verdict{action: report, rotation: rot}`}},
+	},
+	{
+		name: "late trigger takes the next life", spoil: "",
+		faults: "replica-kill",
+		edits: []edit{
+			{decideGo, `if a == nil || a.CreateRevision != req.Generation || p.Pending`, `if a == nil || p.Pending`},
+			{decideGo, `			v = verdict{action: rotate, life: life}
+		}
+	})`, `			v = verdict{action: rotate, life: a.Life()}
+		}
+	})`},
+			{decideGo, `		if rot := p.Rotation(life); rot != nil {
+			v`, `		if rot := p.Rotation(life); rot != nil && p.Active[req.Key] == nil {
+			v`},
+		},
+	},
+	{
+		name: "fulfilling leaves what waited", spoil: "",
+		faults: "replica-kill",
+		edits:  []edit{{commitGo, `		txn.Delete = append(txn.Delete, now.pending.Ref())`, `		_ = now.pending.Ref()`}},
+	},
+	{
+		name: "removal without the life compare", spoil: "delays",
+		edits: []edit{{removeGo, `If: []Guard{Same(p), LifeIs(c.Life), Same(c.slot), unseen(st, pending)},`, `If: []Guard{Same(p), Same(c.slot), unseen(st, pending)},`}},
+	},
+	{
+		name: "binding without the slot compare", spoil: "delays",
+		edits: []edit{{bindGo, `		If:    append(slots, Same(p), unseen(st, next.Ref())),`, `		If:    append(slots[:0:0], Same(p), unseen(st, next.Ref())),`}},
+	},
+	{
+		name: "answer says whose request it was by the caller", spoil: "",
+		edits: []edit{{rotateGo, `	if rot.RequestID == req.RequestID {
+		res.Outcome`, `	if rot.RequestID == req.RequestID || successor != nil {
+		res.Outcome`}},
+	},
+}

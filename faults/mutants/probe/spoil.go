@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/rotatord/rotatord/faults/check"
+	"github.com/rotatord/rotatord/internal/app"
+	"github.com/rotatord/rotatord/internal/pool"
+)
+
+// spoiler gets between the parts of replicas, from begin to heal.
+type spoiler struct {
+	kind     string
+	on       atomic.Bool
+	from, to time.Time // from begin to heal
+
+	mu    sync.Mutex // protects the following fields
+	rng   *rand.Rand
+	held  []check.Hold
+	until map[string]time.Time // no space at a replica
+}
+
+func newSpoiler(kind string, seed uint64) *spoiler {
+	return &spoiler{kind: kind, rng: rand.New(rand.NewPCG(seed, 77)), until: make(map[string]time.Time)}
+}
+
+func (s *spoiler) begin() { s.from = time.Now(); s.on.Store(true) }
+func (s *spoiler) heal()  { s.on.Store(false); s.to = time.Now() }
+
+// faults are what callers may have felt.
+func (s *spoiler) faults() []check.Fault {
+	return []check.Fault{{Kind: s.kind, Target: "all", Start: s.from, End: s.to}}
+}
+
+func (s *spoiler) locks() string {
+	switch s.kind {
+	case "lock-off":
+		return "off"
+	case "lock-yes":
+		return "always-yes"
+	}
+	return "normal"
+}
+
+func (s *spoiler) holds() []check.Hold {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.held)
+}
+
+// chance is true for some percent while spoiling is on.
+func (s *spoiler) chance(percent int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.on.Load() && s.rng.IntN(100) < percent
+}
+
+func (s *spoiler) between(least, most time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return least + time.Duration(s.rng.Int64N(int64(most-least)))
+}
+
+func (s *spoiler) seams(replica string) app.Seams {
+	seams := app.Seams{}
+	switch s.kind {
+	case "lock-off", "lock-yes":
+		loose := &looseLocks{always: s.kind == "lock-yes"}
+		seams.Store = func(inner pool.Store) pool.Store { loose.store = &slowStore{inner, s, 30}; return loose.store }
+		seams.Locks = func(inner pool.Locks) pool.Locks { loose.Locks = inner; return loose }
+	case "lost", "no-space":
+		seams.DialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(s.intercept(replica))}
+	case "stalls":
+		seams.Steps, seams.Budget = s.stall(replica), 4*time.Second
+	case "delays":
+		seams.Store = func(inner pool.Store) pool.Store { return &slowStore{inner, s, 40} }
+	}
+	return seams
+}
+
+// slowStore makes some writes late: what they rest on has been read long before.
+type slowStore struct {
+	pool.Store
+	s       *spoiler
+	percent int
+}
+
+// Apply implements pool.Store.
+func (d *slowStore) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error) {
+	if d.s.chance(d.percent) {
+		time.Sleep(d.s.between(20*time.Millisecond, 400*time.Millisecond))
+	}
+	return d.Store.Apply(ctx, t)
+}
+
+// stall makes some holders stand still with the lock in their hands, for longer than the others' patience.
+func (s *spoiler) stall(replica string) func(context.Context, pool.Step, pool.Life) error {
+	return func(_ context.Context, step pool.Step, l pool.Life) error {
+		if step != pool.StepLocked && step != pool.StepRead || !s.chance(15) {
+			return nil
+		}
+		h := check.Hold{Replica: replica, Pool: l.Pool, Key: l.Key, Generation: l.Generation, Start: time.Now()}
+		time.Sleep(s.between(300*time.Millisecond, 1200*time.Millisecond))
+		h.End = time.Now()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.held = append(s.held, h)
+		return nil
+	}
+}
+
+// noSpaceFor is how long there is no space.
+const noSpaceFor = 2500 * time.Millisecond
+
+// intercept spoils the answers of etcd to transactions: they are applied and their answers lost; or one is applied and
+// answered "no space", as the write that fills the quota is, and those after it are refused for a while.
+func (s *spoiler) intercept(replica string) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		txn, isTxn := req.(*pb.TxnRequest)
+		if !isTxn || len(txn.Compare) == 0 { // a read
+			return invoker(ctx, method, req, reply, cc, opts...)
+		}
+		if s.kind == "no-space" && s.full(replica) {
+			return errNoSpace
+		}
+		err := invoker(ctx, method, req, reply, cc, opts...)
+		switch {
+		case err != nil:
+		case s.kind == "lost" && s.chance(25):
+			return status.Error(codes.Unavailable, "the connection broke")
+		case s.kind == "no-space" && transition(txn) && s.chance(10):
+			s.fill(replica)
+			return errNoSpace
+		}
+		return err
+	}
+}
+
+var errNoSpace = status.Error(codes.ResourceExhausted, "etcdserver: mvcc: database space exceeded")
+
+func transition(txn *pb.TxnRequest) bool {
+	return slices.ContainsFunc(txn.Success, func(op *pb.RequestOp) bool {
+		return strings.HasPrefix(string(op.GetRequestPut().GetKey()), prefix+"events/")
+	})
+}
+
+func (s *spoiler) full(replica string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Now().Before(s.until[replica]) && s.on.Load()
+}
+
+func (s *spoiler) fill(replica string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.until[replica] = time.Now().Add(noSpaceFor)
+}
+
+// looseLocks do not lock: switched off, or granted to everybody at once.
+type looseLocks struct {
+	pool.Locks
+	store  pool.Store
+	always bool
+}
+
+// Campaign implements pool.Locks without its promise.
+func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _ int64) (*pool.Term, *pool.State, error) {
+	if !k.always {
+		s, err := k.store.Read(ctx, pool.LockRef(l.Pool, l.Key), pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool))
+		return &pool.Term{Life: l}, s, err
+	}
+	for over := int64(0); ; {
+		term, s, err := k.Locks.Campaign(ctx, l, over)
+		if err != nil || term != nil {
+			return &pool.Term{Life: l}, s, err
+		}
+		lock, err := pool.Find[*pool.Lock](s, pool.LockRef(l.Pool, l.Key))
+		if err != nil || lock == nil {
+			return nil, s, err
+		}
+		over = lock.ModRevision
+	}
+}
+
+// Resign implements pool.Locks.
+func (k *looseLocks) Resign(*pool.Term) {}

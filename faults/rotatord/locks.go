@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/rotatord/rotatord/internal/app"
+	"github.com/rotatord/rotatord/internal/pool"
+)
+
+// loosen replaces the lock by one that does not lock: safety must not need it.
+func loosen(s *app.Seams, mode string) error {
+	campaigns := map[string]campaign{"off": switchedOff, "always-yes": alwaysYes}
+	c := campaigns[mode]
+	switch {
+	case mode == "" || mode == "normal":
+		return nil
+	case c == nil:
+		return fmt.Errorf("%s is %q, neither normal nor off nor always-yes", envLock, mode)
+	}
+	loose := &looseLocks{campaign: c}
+	s.Store = func(store pool.Store) pool.Store { loose.store = store; return store }
+	s.Locks = func(inner pool.Locks) pool.Locks { loose.Locks = inner; return loose }
+	return nil
+}
+
+type campaign func(ctx context.Context, k *looseLocks, l pool.Life) (*pool.Term, *pool.State, error)
+
+// looseLocks implement pool.Locks without its promise.
+type looseLocks struct {
+	pool.Locks
+	store    pool.Store
+	campaign campaign
+}
+
+// Campaign implements pool.Locks.
+func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _ int64) (*pool.Term, *pool.State, error) {
+	return k.campaign(ctx, k, l)
+}
+
+// Resign does nothing: there is nothing to give back.
+func (k *looseLocks) Resign(*pool.Term) {}
+
+// switchedOff wins every campaign without writing anything, and fences nothing.
+func switchedOff(ctx context.Context, k *looseLocks, l pool.Life) (*pool.Term, *pool.State, error) {
+	s, err := k.store.Read(ctx, pool.LockRef(l.Pool, l.Key), pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool))
+	if err != nil {
+		return nil, nil, err
+	}
+	return &pool.Term{Life: l}, s, nil
+}
+
+// alwaysYes takes the lock from whoever has it, at once, and tells nobody.
+func alwaysYes(ctx context.Context, k *looseLocks, l pool.Life) (*pool.Term, *pool.State, error) {
+	var over int64
+	for {
+		term, s, err := k.Locks.Campaign(ctx, l, over)
+		if err != nil || term != nil {
+			return &pool.Term{Life: l}, s, err
+		}
+		lock, err := pool.Find[*pool.Lock](s, pool.LockRef(l.Pool, l.Key))
+		if err != nil || lock == nil {
+			return nil, s, err
+		}
+		over = lock.ModRevision
+	}
+}
