@@ -281,12 +281,15 @@ func (c *cluster) rotate(r *replica, req *v1.RotateKeyRequest) *v1.RotateKeyResp
 	return resp
 }
 
+// repeatable are the reasons that go away.
+var repeatable = map[string]bool{"NOT_APPLIED": true, "OUTCOME_UNKNOWN": true}
+
 // rotateUntilAnswered repeats a request, with its request id, as the README tells callers to, at the replicas in turn.
 func (c *cluster) rotateUntilAnswered(req *v1.RotateKeyRequest, replicas ...*replica) (*v1.RotateKeyResponse, error) {
 	deadline := time.Now().Add(20 * time.Second)
 	for i := 0; ; i++ {
 		resp, err := replicas[i%len(replicas)].rot.RotateKey(c.ctx(), req)
-		if err == nil || reason(err) != "NOT_APPLIED" && reason(err) != "OUTCOME_UNKNOWN" || time.Now().After(deadline) {
+		if err == nil || !repeatable[reason(err)] || time.Now().After(deadline) {
 			return resp, err
 		}
 		<-time.After(10 * time.Millisecond)

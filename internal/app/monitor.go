@@ -14,35 +14,31 @@ import (
 const (
 	probeEvery    = time.Second
 	probeEveryIll = 200 * time.Millisecond // while there is no quorum: what recovers is used soon
-	probeTimeout  = time.Second
-	probesToBeIll = 2                // failed probes in a row: one alone can be a lost connection
-	alarmsEvery   = 15 * time.Second // how often etcd's alarms are looked at
-	mirrorMayLag  = 2 * time.Second  // then the watch is made anew: it may hang on a member that is cut off
+	probeTimeout  = 1200 * time.Millisecond
+	probeAttempt  = 200 * time.Millisecond // of one member; the next attempt goes to another one
+	alarmsEvery   = 15 * time.Second       // how often etcd's alarms are looked at
+	mirrorMayLag  = 2 * time.Second        // then the watch is made anew: it may hang on a member that is cut off
 )
 
 // monitor watches over etcd: whether a quorum answers, whether the mirror keeps up, whether alarms are raised, whether
 // another process uses this replica's name. It decides what health says.
 func (r *Replica) monitor(ctx context.Context) {
-	var failures int
 	var behind lag
 	var alarmsAt time.Time
 	for ctx.Err() == nil {
 		began, had := time.Now(), r.mirror.Revision()
 		revision, err := r.probe(ctx)
-		if err != nil {
-			failures++
-		} else {
-			failures = 0
+		if err == nil {
 			behind = r.keepUp(revision, had, began, behind)
 		}
-		r.setQuorum(failures < probesToBeIll && (err == nil || r.quorum.Load()), err)
+		r.setQuorum(err == nil, err)
 		if err == nil && (r.full.Load() || time.Since(alarmsAt) > alarmsEvery) {
 			alarmsAt = time.Now()
 			r.checkAlarms(ctx)
 			r.checkName(ctx)
 		}
 		r.updateHealth()
-		r.sleep(ctx, failures > 0 || r.Writable() != nil)
+		r.sleep(ctx, r.Writable() != nil)
 	}
 }
 
@@ -56,10 +52,23 @@ func (r *Replica) watchLoading(ctx context.Context) {
 	}
 }
 
-func (r *Replica) probe(ctx context.Context) (int64, error) {
+// probe asks etcd for its revision. It fails if no member could say for as long as probeTimeout: one that hangs must not
+// look like a lost quorum.
+func (r *Replica) probe(ctx context.Context) (revision int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	return r.store.Probe(ctx)
+	for ctx.Err() == nil {
+		attempt, stop := context.WithTimeout(ctx, probeAttempt)
+		revision, err = r.store.Probe(attempt)
+		if err != nil {
+			<-attempt.Done() // an error that comes at once is not worth asking about at once again
+		}
+		stop()
+		if err == nil {
+			return revision, nil
+		}
+	}
+	return 0, err
 }
 
 // lag is a revision the mirror has not reached, and since when that is known; zero: none.
@@ -127,6 +136,8 @@ func (r *Replica) sleep(ctx context.Context, ill bool) {
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
+	case <-r.suspected:
+		r.checkAlarms(ctx)
 	}
 }
 
@@ -196,12 +207,14 @@ func (r *Replica) checkKeyset() {
 // keysetSamples is how many secrets tell whether the keyset is the right one.
 const keysetSamples = 8
 
-// suspectFull looks at what etcd answered to a write. Once it says that it is full, the alarms are looked at until it is
-// not.
+// suspectFull looks at what etcd answered to a write. If it says that it is full, the monitor looks at the alarms at once.
 func (r *Replica) suspectFull(err error) {
-	if etcdstore.IsNoSpace(err) {
-		r.full.Store(true)
-		r.updateHealth()
+	if !etcdstore.IsNoSpace(err) {
+		return
+	}
+	select {
+	case r.suspected <- struct{}{}:
+	default:
 	}
 }
 

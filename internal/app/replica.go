@@ -76,6 +76,8 @@ type Replica struct {
 	stopping atomic.Bool
 	healthMu sync.Mutex // orders the changes of health
 
+	suspected chan struct{} // etcd has answered to a write that it is full
+
 	stopWork context.CancelFunc
 	work     sync.WaitGroup
 	failed   chan error // what ended a part that should go on
@@ -87,7 +89,7 @@ type Replica struct {
 // Start starts a replica. It returns when everything listens; /readyz and health say when it serves. ctx bounds the
 // start only. On error everything that was started is stopped again.
 func Start(ctx context.Context, cfg *Config, log *slog.Logger, seams Seams) (*Replica, error) {
-	r := &Replica{cfg: cfg, log: log, instance: uuid.NewString(), started: time.Now(), failed: make(chan error, 8), stopWork: func() {}}
+	r := &Replica{cfg: cfg, log: log, instance: uuid.NewString(), started: time.Now(), failed: make(chan error, 8), suspected: make(chan struct{}, 1), stopWork: func() {}}
 	for _, step := range []func(context.Context, Seams) error{r.listen, r.openKeyset, r.openEtcd, r.assemble, r.serve} {
 		if err := step(ctx, seams); err != nil {
 			return nil, errors.Join(err, r.undo())

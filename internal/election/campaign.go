@@ -47,8 +47,9 @@ func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *clientv3.T
 		return nil, nil, ErrNoSession
 	}
 	maybe := false
-	for delay := 10 * time.Millisecond; ; delay = min(2*delay, 200*time.Millisecond) {
-		resp, err := e.try(ctx, session, c)
+	bound := e.cfg.Attempt / 3 // a member that hangs costs this, and the next attempt goes to another one
+	for delay := 10 * time.Millisecond; ; delay, bound = min(2*delay, 200*time.Millisecond), min(2*bound, e.cfg.Attempt) {
+		resp, err := e.try(ctx, bound, session, c)
 		switch {
 		case err == nil:
 			return e.result(session, c, resp), resp, nil
@@ -69,8 +70,8 @@ func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *clientv3.T
 }
 
 // try sends the transaction once.
-func (e *Elector) try(ctx context.Context, session *concurrency.Session, c Candidacy) (*clientv3.TxnResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, e.cfg.Attempt)
+func (e *Elector) try(ctx context.Context, bound time.Duration, session *concurrency.Session, c Candidacy) (*clientv3.TxnResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	free := clientv3.Compare(clientv3.CreateRevision(c.Key), "=", 0)
 	if c.Over != 0 {

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 )
@@ -123,11 +124,8 @@ func (e *Elector) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer e.end(ctx, session)
-	cctx, cancel := context.WithTimeout(ctx, 2*e.cfg.Attempt)
-	err = e.cfg.Announce(cctx, session.Lease())
-	cancel()
-	if err != nil {
+	defer e.end(session)
+	if err := e.insist(ctx, func(ctx context.Context) error { return e.cfg.Announce(ctx, session.Lease()) }); err != nil {
 		return fmt.Errorf("announcing the session: %w", err)
 	}
 	renew, stop := context.WithCancel(ctx)
@@ -145,9 +143,11 @@ func (e *Elector) once(ctx context.Context) error {
 // begin makes a session whose creation is bounded. concurrency.NewSession alone would wait for etcd without end, and
 // its Close for a whole TTL.
 func (e *Elector) begin(ctx context.Context) (*concurrency.Session, error) {
-	gctx, cancel := context.WithTimeout(ctx, 2*e.cfg.Attempt)
-	defer cancel()
-	lease, err := e.cfg.Client.Grant(gctx, int64((e.cfg.TTL+time.Second-1)/time.Second))
+	var lease *clientv3.LeaseGrantResponse
+	err := e.insist(ctx, func(ctx context.Context) (err error) { // a lease whose answer is lost expires unused
+		lease, err = e.cfg.Client.Grant(ctx, int64((e.cfg.TTL+time.Second-1)/time.Second))
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("granting a lease: %w", err)
 	}
@@ -162,14 +162,34 @@ func (e *Elector) begin(ctx context.Context) (*concurrency.Session, error) {
 	return session, nil
 }
 
+// insist makes a call a few times, with more patience each time: a member that hangs costs little, and the next attempt
+// goes to another one.
+func (e *Elector) insist(ctx context.Context, call func(context.Context) error) (err error) {
+	for bound := e.cfg.Attempt / 3; bound < 2*e.cfg.Attempt; bound *= 2 {
+		cctx, cancel := context.WithTimeout(ctx, bound)
+		err = call(cctx)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
+
 // end gives a session up, for ever: its lease is revoked, which deletes what was locked with it. If that fails the
-// lease expires.
-func (e *Elector) end(ctx context.Context, session *concurrency.Session) {
+// lease expires. It does not wait for etcd: a new session need not wait for the end of the old one.
+func (e *Elector) end(session *concurrency.Session) {
 	e.set(nil, nil)
-	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.cfg.Attempt)
-	defer cancel()
 	session.Orphan()
-	_, _ = e.cfg.Client.Revoke(cctx, session.Lease())
+	e.background(func(ctx context.Context) {
+		_ = e.insist(ctx, func(ctx context.Context) error {
+			_, err := e.cfg.Client.Revoke(ctx, session.Lease())
+			if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+				return nil
+			}
+			return err
+		})
+	})
 }
 
 func (e *Elector) set(session *concurrency.Session, renew context.CancelFunc) {

@@ -202,11 +202,12 @@ func (s *Store) atOneRevision(ctx context.Context, read func(context.Context) er
 	}
 }
 
-// retry repeats a read, each time with its own deadline, until it is answered, cannot be, or ctx ends.
+// retry repeats a read until it is answered, cannot be, or ctx ends. Each attempt has its own deadline, a third of timeout
+// at first: a member that hangs costs that, and the next attempt goes to another one.
 func (s *Store) retry(ctx context.Context, timeout time.Duration, read func(context.Context) error) error {
 	pause := newPauser(10*time.Millisecond, 250*time.Millisecond)
-	for {
-		attempt, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), timeout)
+	for bound := timeout / 3; ; bound = min(2*bound, timeout) {
+		attempt, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), bound)
 		err := read(attempt)
 		cancel()
 		if err == nil {

@@ -252,6 +252,9 @@ type Store interface {
 const (
 	resendPause    = 20 * time.Millisecond // first pause before an unknown write is sent again; doubles
 	maxResendPause = 250 * time.Millisecond
+	// firstAnswer is how long the first send waits for its answer; it doubles. A member of etcd that hangs costs callers
+	// this and not more, since the next send goes to another one; and sending again is safe.
+	firstAnswer = 200 * time.Millisecond
 )
 
 // applier sends transactions until their outcome is known.
@@ -268,7 +271,7 @@ type applier struct {
 func (a *applier) apply(ctx context.Context, t *Txn) (*Result, error) {
 	maybe := false
 	for attempt, pause := 1, resendPause; ; attempt, pause = attempt+1, min(2*pause, maxResendPause) {
-		res, err := a.store.Apply(ctx, t)
+		res, err := a.send(ctx, t, firstAnswer<<min(attempt-1, 8))
 		switch {
 		case err == nil:
 			return res, nil
@@ -288,6 +291,13 @@ func (a *applier) apply(ctx context.Context, t *Txn) (*Result, error) {
 			return nil, Refuse(ReasonNotApplied, "the store cannot be written now; try again").Because(err)
 		}
 	}
+}
+
+// send sends t once and waits for its answer for a time.
+func (a *applier) send(ctx context.Context, t *Txn, patience time.Duration) (*Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return a.store.Apply(ctx, t)
 }
 
 var errNotKnown = Refuse(ReasonOutcomeUnknown, "the store did not say in time whether the write was applied; repeat the call")

@@ -30,6 +30,9 @@ type Options struct {
 	Dump io.Writer
 	// Keep keeps all revisions for History.
 	Keep bool
+	// Also are clients of single members to watch through as well. A member that is stopped sends nothing and says nothing:
+	// with another one to listen to, a revision is still seen when it is made. Default: none.
+	Also []*clientv3.Client
 	// Canaries are texts that no key and no value may hold.
 	Canaries []string
 }
@@ -52,11 +55,11 @@ type Change struct {
 
 // Recorder holds the state as of the last revision it saw, and what was wrong on the way.
 type Recorder struct {
-	client *clientv3.Client
-	prefix string
-	opts   Options
-	stop   context.CancelFunc
-	done   chan struct{}
+	clients []*clientv3.Client
+	prefix  string
+	opts    Options
+	stop    context.CancelFunc
+	done    chan struct{}
 
 	mu         sync.Mutex // protects the following fields
 	records    map[string]record
@@ -96,7 +99,7 @@ func StartWith(ctx context.Context, client *clientv3.Client, prefix string, opts
 		return nil, err
 	}
 	r := &Recorder{
-		client: client, prefix: prefix, opts: opts, done: make(chan struct{}), records: make(map[string]record),
+		clients: append([]*clientv3.Client{client}, opts.Also...), prefix: prefix, opts: opts, done: make(chan struct{}), records: make(map[string]record),
 		names: make(map[string]map[string]bool), deleting: make(map[string]bool), revision: first.Header.Revision, moved: make(chan struct{}),
 		events: make(map[string]int), lastOf: make(map[string]Rotation), ended: make(map[string]bool),
 	}
@@ -108,21 +111,25 @@ func StartWith(ctx context.Context, client *clientv3.Client, prefix string, opts
 	r.keep(first.Header.Revision, start)
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	r.stop = cancel
-	go r.follow(wctx)
+	var watches sync.WaitGroup
+	for _, c := range r.clients {
+		watches.Go(func() { r.follow(wctx, c) })
+	}
+	go func() { watches.Wait(); close(r.done) }()
 	return r, nil
 }
 
 // rewatchPause is short: a revision that is compacted before it was seen is lost.
 const rewatchPause = 50 * time.Millisecond
 
-// follow watches until ctx ends, again and again from where it was.
-func (r *Recorder) follow(ctx context.Context) {
-	defer close(r.done)
+// follow watches until ctx ends, again and again from where the recording was. A watch that has fallen behind others may
+// find its revision compacted; the recording has it.
+func (r *Recorder) follow(ctx context.Context, client *clientv3.Client) {
 	for ctx.Err() == nil {
-		err := r.watch(ctx)
-		if errors.Is(err, rpctypes.ErrCompacted) {
+		compacted, err := r.watch(ctx, client)
+		if at := r.Revision(); errors.Is(err, rpctypes.ErrCompacted) && at+1 < compacted {
 			r.mu.Lock()
-			r.violate(0, "the recording broke off after revision %d: %v", r.revision, err)
+			r.violate(0, "the recording broke off after revision %d: %v", at, err)
 			r.mu.Unlock()
 			return
 		}
@@ -135,17 +142,17 @@ func (r *Recorder) follow(ctx context.Context) {
 
 // watch follows one watch to its end. It asks for a leader, so that it does not wait for ever on a member that is cut
 // off.
-func (r *Recorder) watch(ctx context.Context) error {
+func (r *Recorder) watch(ctx context.Context, client *clientv3.Client) (compacted int64, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	watch := r.client.Watch(clientv3.WithRequireLeader(ctx), r.prefix, clientv3.WithPrefix(), clientv3.WithRev(r.Revision()+1), clientv3.WithFragment())
+	watch := client.Watch(clientv3.WithRequireLeader(ctx), r.prefix, clientv3.WithPrefix(), clientv3.WithRev(r.Revision()+1), clientv3.WithFragment())
 	for resp := range watch {
 		if err := resp.Err(); err != nil {
-			return err
+			return resp.CompactRevision, err
 		}
 		r.take(resp.Events, resp.IsProgressNotify(), resp.Header.Revision)
 	}
-	return nil
+	return 0, nil
 }
 
 // take applies the events of one response, revision by revision. A response that reports progress says that there were
@@ -248,7 +255,9 @@ func (r *Recorder) Wait(ctx context.Context, revision int64) error {
 		select {
 		case <-moved:
 		case <-ask.C:
-			_ = r.client.RequestProgress(clientv3.WithRequireLeader(ctx)) // asked again if it fails
+			for _, c := range r.clients {
+				_ = c.RequestProgress(clientv3.WithRequireLeader(ctx)) // asked again if it fails
+			}
 		case <-r.done:
 			return fmt.Errorf("the recording ended at revision %d, before %d", at, revision)
 		case <-ctx.Done():
