@@ -164,4 +164,23 @@ func canaryCalls(c *cluster, conn *grpc.ClientConn, s *said) {
 	if err != nil || len(got.Keys) == 0 || !strings.HasPrefix(got.Keys[0].Key.Secret, canary) {
 		c.t.Errorf("secrets that were asked for: %v, %v", got, err)
 	}
+	n1, err := adm.UpdatePool(c.ctx(), &v1.UpdatePoolRequest{Name: "p", Spec: &v1.PoolSpec{Description: "d"}})
+	must(n1, err)
+	n2, err := adm.PausePool(c.ctx(), &v1.PausePoolRequest{Name: "p"})
+	must(n2, err)
+	n3, err := adm.ResumePool(c.ctx(), &v1.ResumePoolRequest{Name: "p"})
+	must(n3, err)
+	n4, err := adm.ListPools(c.ctx(), &v1.ListPoolsRequest{})
+	must(n4, err)
+	n5, err := adm.ListReplicas(c.ctx(), &v1.ListReplicasRequest{})
+	must(n5, err)
+	n6, err := adm.RemoveBinding(c.ctx(), &v1.RemoveBindingRequest{Pool: "p", ProxyId: "x"})
+	must(n6, err)
+	// Another pool is deleted: the metrics of this one are still to be looked at.
+	n7, err := adm.CreatePool(c.ctx(), &v1.CreatePoolRequest{Name: "q"})
+	must(n7, err)
+	n8, err := adm.AddKeys(c.ctx(), &v1.AddKeysRequest{Pool: "q", Home: v1.KeyHome_KEY_HOME_ACTIVE, Keys: []*v1.NewKey{{Id: "k", Secret: secret(7)}}})
+	must(n8, err)
+	n9, err := adm.DeletePool(c.ctx(), &v1.DeletePoolRequest{Name: "q", Force: true})
+	must(n9, err)
 }
