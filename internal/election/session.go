@@ -144,7 +144,9 @@ func (e *Elector) once(ctx context.Context) error {
 // its Close for a whole TTL.
 func (e *Elector) begin(ctx context.Context) (*concurrency.Session, error) {
 	var lease *clientv3.LeaseGrantResponse
+	var asked time.Time
 	err := e.insist(ctx, func(ctx context.Context) (err error) { // a lease whose answer is lost expires unused
+		asked = time.Now()
 		lease, err = e.cfg.Client.Grant(ctx, int64((e.cfg.TTL+time.Second-1)/time.Second))
 		return err
 	})
@@ -152,7 +154,10 @@ func (e *Elector) begin(ctx context.Context) (*concurrency.Session, error) {
 		return nil, fmt.Errorf("granting a lease: %w", err)
 	}
 	// The session outlives ctx until end gives it up.
-	session, err := concurrency.NewSession(e.cfg.Client, concurrency.WithLease(lease.ID), concurrency.WithContext(context.WithoutCancel(ctx)))
+	ctx = context.WithoutCancel(ctx)
+	client := clientv3.NewCtxClient(ctx)
+	client.Lease = &renewals{Lease: e.cfg.Client.Lease, granted: asked, ttl: e.cfg.TTL, attempt: e.cfg.Attempt}
+	session, err := concurrency.NewSession(client, concurrency.WithLease(lease.ID), concurrency.WithContext(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("keeping a lease alive: %w", err)
 	}
