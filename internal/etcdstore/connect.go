@@ -77,6 +77,9 @@ func dialOptions() []grpc.DialOption {
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 2 * time.Second,
 		}),
+		// etcd's resolver asks for round_robin, which knows nothing of members that hang.
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"` + avoidHung + `": {}}]}`),
 		grpc.WithStatsHandler(sendingHandler{}),
 	}
 }
