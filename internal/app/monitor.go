@@ -17,19 +17,19 @@ const (
 	probeTimeout  = 1200 * time.Millisecond
 	probeAttempt  = 200 * time.Millisecond // of one member; the next attempt goes to another one
 	alarmsEvery   = 15 * time.Second       // how often etcd's alarms are looked at
-	mirrorMayLag  = 2 * time.Second        // then the watch is made anew: it may hang on a member that is cut off
+	lagEvery      = 100 * time.Millisecond // how often the mirror is compared with what etcd is known to be at
+	mirrorMayHang = 500 * time.Millisecond // then the watch is made anew: it may hang with its member
 )
 
-// monitor watches over etcd: whether a quorum answers, whether the mirror keeps up, whether alarms are raised, whether
+// monitor watches over etcd: whether a quorum answers, whether it has gone back, whether alarms are raised, whether
 // another process uses this replica's name. It decides what health says.
 func (r *Replica) monitor(ctx context.Context) {
-	var behind lag
 	var alarmsAt time.Time
 	for ctx.Err() == nil {
 		began, had := time.Now(), r.mirror.Revision()
 		revision, err := r.probe(ctx)
 		if err == nil {
-			behind = r.keepUp(revision, had, began, behind)
+			r.confirm(revision, had, began)
 		}
 		r.setQuorum(err == nil, err)
 		if err == nil && (r.full.Load() || time.Since(alarmsAt) > alarmsEvery) {
@@ -71,37 +71,46 @@ func (r *Replica) probe(ctx context.Context) (revision int64, err error) {
 	return 0, err
 }
 
-// lag is a revision the mirror has not reached, and since when that is known; zero: none.
-type lag struct {
-	revision int64
-	since    time.Time
-}
-
-// keepUp compares the mirror, which was at revision had before, with a revision that etcd was found at.
-func (r *Replica) keepUp(revision, had int64, at time.Time, behind lag) lag {
+// confirm tells the mirror, which was at revision had before, at which revision etcd was found.
+func (r *Replica) confirm(revision, had int64, at time.Time) {
 	if revision < had {
 		r.log.Error("etcd has gone back in time: it was restored without --bump-revision, or --etcd-endpoints name different clusters; loading everything anew", "etcd_revision", revision, "seen_revision", had)
 		r.follower.Rewatch()
-		return lag{}
+		return
 	}
-	if r.mirror.Confirm(revision, at) {
-		return lag{}
+	r.mirror.Confirm(revision, at)
+}
+
+// keepUp makes the watch anew when it hangs: etcd is known to be ahead, and the mirror does not move. A watch that is
+// merely slow moves, and one that is ahead of changes outside the prefix says so when it is asked.
+func (r *Replica) keepUp(ctx context.Context) {
+	tick := time.NewTicker(lagEvery)
+	defer tick.Stop()
+	moved, at := time.Now(), int64(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		etcd, mirror := r.store.Revision(), r.mirror.Revision()
+		switch {
+		case mirror >= etcd || mirror != at || mirror == 0 || !r.quorum.Load(): // not loaded, no quorum: other matters
+			moved, at = time.Now(), mirror
+			if mirror < etcd {
+				r.requestProgress()
+			}
+		case time.Since(moved) > mirrorMayHang:
+			r.log.Warn("the watch of etcd does not move; making it anew", "mirror_revision", mirror, "etcd_revision", etcd)
+			r.follower.Rewatch()
+			moved = time.Now()
+		}
 	}
-	r.requestProgress()
-	switch {
-	case r.mirror.Revision() >= behind.revision: // it goes on; etcd is only a little ahead again
-		return lag{revision, at}
-	case at.Sub(behind.since) <= mirrorMayLag:
-		return behind
-	}
-	r.log.Warn("the watch of etcd does not keep up; making it anew", "mirror_revision", r.mirror.Revision(), "etcd_revision", revision)
-	r.follower.Rewatch()
-	return lag{revision, at}
 }
 
 // requestProgress asks the watch for its revision: it is silent about changes outside the prefix.
 func (r *Replica) requestProgress() {
-	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), lagEvery)
 	defer cancel()
 	_ = r.follower.RequestProgress(ctx) // without a watch there is none to ask; it is being made
 }

@@ -268,6 +268,7 @@ func (r *Replica) serve(context.Context, Seams) error {
 	r.work.Go(func() { r.fail("watching etcd", r.follower.Run(ctx)) })
 	r.work.Go(func() { r.elector.Run(ctx) })
 	r.work.Go(func() { r.monitor(ctx) })
+	r.work.Go(func() { r.keepUp(ctx) })
 	r.work.Go(func() { r.watchLoading(ctx) })
 	r.work.Go(func() { r.watchEmbedded(ctx) })
 	r.work.Go(func() { r.rotator.Fulfil(ctx) })

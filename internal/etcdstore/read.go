@@ -47,6 +47,7 @@ func (s *Store) readOnce(ctx context.Context, refs []pool.Ref) (*pool.State, err
 		if err != nil {
 			return nil, err
 		}
+		s.saw(resp.Header)
 		if state == nil {
 			state = newState(resp.Header.Revision, len(refs))
 		}
@@ -174,6 +175,7 @@ func (s *Store) Probe(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, readError(err)
 	}
+	s.newest.Store(resp.Header.Revision) // also if the store went back
 	return resp.Header.Revision, nil
 }
 
@@ -202,11 +204,11 @@ func (s *Store) atOneRevision(ctx context.Context, read func(context.Context) er
 	}
 }
 
-// retry repeats a read until it is answered, cannot be, or ctx ends. Each attempt has its own deadline, a third of timeout
-// at first: a member that hangs costs that, and the next attempt goes to another one.
-func (s *Store) retry(ctx context.Context, timeout time.Duration, read func(context.Context) error) error {
+// retry repeats a read until it is answered, cannot be, or ctx ends. Each attempt has its own deadline, which doubles up
+// to most. It is short at first: a member that hangs costs that, and the next attempt goes to another one.
+func (s *Store) retry(ctx context.Context, most time.Duration, read func(context.Context) error) error {
 	pause := newPauser(10*time.Millisecond, 250*time.Millisecond)
-	for bound := timeout / 3; ; bound = min(2*bound, timeout) {
+	for bound := s.attempt / 3; ; bound = min(2*bound, most) {
 		attempt, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), bound)
 		err := read(attempt)
 		cancel()

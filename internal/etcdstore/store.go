@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/rotatord/rotatord/internal/pool"
@@ -33,6 +35,7 @@ type Store struct {
 	layout  Layout
 	source  string
 	attempt time.Duration
+	newest  atomic.Int64 // see Revision
 }
 
 var _ pool.Store = (*Store)(nil)
@@ -52,6 +55,18 @@ func New(client *clientv3.Client, opts Options) *Store {
 
 // Layout says where this store keeps its records.
 func (s *Store) Layout() Layout { return s.layout }
+
+// Revision is the newest revision that etcd is known to be at; a mirror that stays behind it is being held up.
+func (s *Store) Revision() int64 { return s.newest.Load() }
+
+// saw remembers the revision of an answer.
+func (s *Store) saw(h *etcdserverpb.ResponseHeader) {
+	for seen := s.newest.Load(); h.GetRevision() > seen; seen = s.newest.Load() {
+		if s.newest.CompareAndSwap(seen, h.GetRevision()) {
+			return
+		}
+	}
+}
 
 // request is a pool.Txn in etcd's terms.
 type request struct {
@@ -98,6 +113,7 @@ func (s *Store) commit(ctx context.Context, req *request) (*clientv3.TxnResponse
 	if err != nil {
 		return nil, writeError(err, sending.surelyNotSent())
 	}
+	s.saw(resp.Header)
 	return resp, nil
 }
 
