@@ -68,15 +68,22 @@ const conflictAdmin = "admin"
 // write. It is called again when a compare was lost. The revision is that of the commit, 0 if nothing was written.
 //
 // All tries carry one event id. If a copy of an earlier try is still under way, at most one of them can ever be applied.
+// While one may still be, the call does not say that nothing was done.
 func (a *Admin) transition(ctx context.Context, decide func() (*Txn, error)) (int64, error) {
-	id := newID()
+	id, late := newID(), false
 	for try := range adminTries {
 		if try > 0 && !wait(ctx, adminBackoff(try)) {
+			if late {
+				return 0, errNotKnown.Because(ctx.Err())
+			}
 			return 0, Refuse(ReasonNotApplied, "not applied in time, because others changed the same records").Because(ctx.Err())
 		}
 		t, err := decide()
 		if errors.Is(err, errLookAgain) {
 			continue
+		}
+		if late && (err != nil || t == nil) {
+			return 0, errNotKnown.Because(err)
 		}
 		if err != nil || t == nil {
 			return 0, err
@@ -89,7 +96,11 @@ func (a *Admin) transition(ctx context.Context, decide func() (*Txn, error)) (in
 		if res.Applied {
 			return res.Revision, nil
 		}
+		late = late || res.Late
 		a.Observer.Conflict(Life{Pool: t.Event.Pool, Key: t.Event.Key, Generation: t.Event.Generation}, conflictAdmin)
+	}
+	if late {
+		return 0, errNotKnown
 	}
 	return 0, Refuse(ReasonConflict, "somebody else kept changing the same records; nothing was done, repeat the call")
 }

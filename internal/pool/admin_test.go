@@ -893,6 +893,36 @@ func TestAdminLateCopyOfAnEarlierTry(t *testing.T) {
 	})
 }
 
+// TestRefusalWaitsForLateCopies: in a run of the fault test AddKeys was told that the id was taken, and a copy of its
+// request was applied 40 ms later, since the other key of that id had been removed by then. While a copy may be under
+// way the answer is "not known", and asking again gives the true one.
+func TestRefusalWaitsForLateCopies(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		r := newAdminRig(t).fill()
+		var late []func()
+		r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
+			if c.Op == "Apply" && late == nil {
+				f = pooltest.Fault{Err: pool.ErrOutcomeUnknown, Late: func(send func()) {
+					late = append(late, send)
+					r.add("p", pool.HomeBackup, pool.NewKey{ID: "n1", Secret: pool.NewSecret("of somebody else")})
+				}}
+			}
+			return f
+		}
+		add := func() pool.Added {
+			added, _, err := r.admin.AddKeys(r.ctx, "p", pool.HomeBackup, newKeys("n1"), false)
+			r.must(err)
+			return added[0]
+		}
+		if got := add(); got.Result != pool.AddResultUnknown {
+			t.Errorf("with a copy under way the answer is %+v, want not known", got)
+		}
+		if got := add(); got.Refusal != pool.KeyRefusalIDTaken {
+			t.Errorf("asked again the answer is %+v, want that the id is taken", got)
+		}
+	})
+}
+
 func sortedFields(err error) []string {
 	var r *pool.Refusal
 	if !errors.As(err, &r) {

@@ -109,6 +109,15 @@ type loss struct {
 	result *Result
 }
 
+// lostTo is the loss of a transaction. If a copy of it may still be applied there is nothing to decide anew: what would be
+// told could turn out wrong.
+func lostTo(t *Txn, res *Result) (*loss, error) {
+	if res.Late {
+		return nil, errNotKnown
+	}
+	return &loss{t, res}, nil
+}
+
 // attempt makes the rotation, or without a backup records that it waits. It returns nil if that is done.
 func (r *Rotator) attempt(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
 	if now.backup == nil {
@@ -151,7 +160,7 @@ func (r *Rotator) swap(ctx context.Context, f *flight, term *Term, now situation
 		return nil, err
 	}
 	if !res.Applied {
-		return &loss{txn, res}, nil
+		return lostTo(txn, res)
 	}
 	r.patience.observe(time.Since(began))
 	rot.CreateRevision, rot.ModRevision = res.Revision, res.Revision
@@ -246,7 +255,7 @@ func (r *Rotator) park(ctx context.Context, f *flight, term *Term, now situation
 		return nil, err
 	}
 	if !res.Applied {
-		return &loss{txn, res}, nil
+		return lostTo(txn, res)
 	}
 	f.revision = res.Revision
 	r.Observer.Parked(pending)

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -202,8 +203,8 @@ func (g Guard) Holds(s *State) bool {
 
 // Txn is one guarded transition: all guards hold and all changes happen, or nothing does. The event is part of it.
 //
-// Guards must be of the kind that, once false, stay false for this Txn (revisions never come back): then sending the
-// same Txn again after an unknown outcome is safe, and one definite "no" answers for all copies under way.
+// Sending the same Txn again after an unknown outcome is safe: its event is written once. A definite "no" answers for all
+// copies under way if one of the guards that did not hold is final; else see Result.Late.
 type Txn struct {
 	If     []Guard
 	Put    []Record
@@ -216,7 +217,13 @@ type Result struct {
 	Applied  bool
 	Revision int64  // of the commit, if applied
 	State    *State // if not applied: what all guarded refs held
+	// Late, if not applied: an earlier send may still arrive, and what stood in this one's way may be gone then.
+	Late bool
 }
+
+// final reports whether the guard, once it does not hold, never will: revisions do not come back. What must be absent may
+// be removed, but for the record of a rotation, which outlives every send.
+func (g Guard) final() bool { return g.Revision != 0 || g.Ref.Kind == KindRotation }
 
 // Failed lists the guards that did not hold.
 func (r *Result) Failed(t *Txn) []Guard {
@@ -274,6 +281,7 @@ func (a *applier) apply(ctx context.Context, t *Txn) (*Result, error) {
 		res, err := a.send(ctx, t, firstAnswer<<min(attempt-1, 8))
 		switch {
 		case err == nil:
+			res.Late = maybe && !res.Applied && !slices.ContainsFunc(res.Failed(t), Guard.final)
 			return res, nil
 		case errors.Is(err, ErrOutcomeUnknown):
 			maybe = true
