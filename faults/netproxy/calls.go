@@ -186,6 +186,18 @@ func (k *calls) answer(f frame) ([]byte, error) {
 
 // fate says what is to become of a frame of an answer: nil, it passes.
 func (k *calls) fate(f frame) (s *spoiltCall, told bool) {
+	s, told = k.find(f)
+	if s == nil || s.kind != Duplicate {
+		return s, told
+	}
+	if !told {
+		k.again(s.method, s.body)
+	}
+	return nil, false
+}
+
+// find returns the call that a frame of an answer belongs to if it is to be spoilt.
+func (k *calls) find(f frame) (s *spoiltCall, told bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s = k.spoilt[f.stream]
@@ -195,12 +207,6 @@ func (k *calls) fate(f frame) (s *spoiltCall, told bool) {
 	told, s.told = s.told, true
 	if f.kind == http2.FrameRSTStream || (f.kind == http2.FrameData || f.kind == http2.FrameHeaders) && f.flags.Has(http2.FlagDataEndStream) {
 		delete(k.spoilt, f.stream)
-	}
-	if s.kind == Duplicate {
-		if !told {
-			go k.again(s.method, bytes.Clone(s.body))
-		}
-		return nil, false
 	}
 	return s, told
 }
@@ -244,19 +250,19 @@ func (k *calls) headers(f frame) ([]byte, error) {
 	return build(http2.FrameHeaders, f.flags, f.stream, bytes.Clone(k.encoded.Bytes())), nil
 }
 
-// again sends a call a second time, on a connection of its own, as a network that repeats would.
+// again sends a call a second time, on a connection of its own, before the client has its answer: that is when clients
+// and what is between send again. The other calls of the connection wait meanwhile.
 func (k *calls) again(method string, framed []byte) {
 	const prefix = 5 // gRPC's, of a message
 	if len(framed) < prefix {
 		return
 	}
-	time.Sleep(k.c.proxy.Net.within(100 * time.Millisecond))
 	cc, err := grpc.NewClient(k.c.proxy.Target, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return
 	}
 	defer func() { _ = cc.Close() }()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()
 	body := framed[prefix:]
 	var answer []byte

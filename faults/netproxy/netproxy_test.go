@@ -90,7 +90,7 @@ func TestAnswersAreSpoilt(t *testing.T) {
 			for range n {
 				limit := 5 * time.Second
 				if test.kind == Drop {
-					limit = 50 * time.Millisecond
+					limit = 200 * time.Millisecond
 				}
 				if code := r.call(limit); code != test.code {
 					t.Fatalf("a call whose answer is spoilt with %s ended with %v, not %v", test.kind, code, test.code)

@@ -111,9 +111,3 @@ func (n *Network) draw(w Way, method string) Spoil {
 	n.spoilt.Add(1)
 	return s.Kind
 }
-
-func (n *Network) within(limit time.Duration) time.Duration {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return time.Duration(n.rng.Int64N(int64(limit)))
-}
