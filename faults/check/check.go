@@ -59,7 +59,7 @@ type Input struct {
 	Try        time.Duration // how long a caller waits for one replica; default: 2.5 s
 	// Slack is added to bounds on time, for a busy machine. Default: 0.
 	Slack time.Duration
-	// Patience bounds the linearizability check of one life. Default: 10 s.
+	// Patience bounds the linearizability check of one life. Default: one minute.
 	Patience time.Duration
 }
 
@@ -178,7 +178,7 @@ func (in Input) withDefaults() Input {
 	set(&in.SessionTTL, 10*time.Second)
 	set(&in.Election, time.Second)
 	set(&in.Try, 2500*time.Millisecond)
-	set(&in.Patience, 10*time.Second)
+	set(&in.Patience, time.Minute)
 	if in.QuorumLoss == nil {
 		in.QuorumLoss = func(kind string) bool { return strings.HasPrefix(kind, "quorum") }
 	}
