@@ -32,6 +32,8 @@ var rules = []struct {
 		"handlers translate; what they need of the world comes through the domain"},
 	{"./internal/seal", []string{"go.etcd.io/", "google.golang.org/grpc"},
 		"sealing has no business with where the sealed secret goes"},
+	{"./internal/upstream", []string{"go.etcd.io/", "google.golang.org/", "./internal/", "./proto/"},
+		"what an answer means for a key depends on the answer alone, so that it can be told without a server"},
 	{"./internal/etcdembed", []string{"./internal/"},
 		"running etcd is independent of what is kept in it"},
 	{"./internal/ctl", []string{"go.etcd.io/", "./internal/pool", "./internal/app", "./internal/etcdstore"},
@@ -44,7 +46,8 @@ var rules = []struct {
 
 // neighbours are the imports between siblings that are wanted. All other packages of internal/ are joined by app.
 var neighbours = map[string][]string{
-	"./internal/app": {"./internal/"}, // the wiring
+	"./internal/app": {"./internal/"},         // the wiring
+	"./internal/ctl": {"./internal/upstream"}, // explains a verdict without a server
 }
 
 // common is what every package of internal/ may import.
