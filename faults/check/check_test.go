@@ -40,8 +40,11 @@ func put(key, value string) recorder.Change {
 
 func del(key string) recorder.Change { return recorder.Change{Key: key, Deleted: true} }
 
-// rev adds a revision. Its puts create, except where life says when the record was created.
+// rev adds a revision with one transition, its event last as the service has it. Its puts create, except where life says
+// when the record was created.
 func (s *story) rev(changes ...recorder.Change) int64 {
+	isEvent := func(c recorder.Change) int { return strings.Count(c.Key, "events/") }
+	slices.SortStableFunc(changes, func(a, b recorder.Change) int { return isEvent(a) - isEvent(b) })
 	s.at++
 	s.time += time.Millisecond
 	for i := range changes {

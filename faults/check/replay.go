@@ -10,8 +10,8 @@ import (
 	"github.com/rotatord/rotatord/internal/recorder"
 )
 
-// replay goes through all revisions: each must be one whole transition with its event, or none. On the way it compares
-// the reads that name a revision with what was there.
+// replay goes through all revisions: each must be made of whole transitions with their events, or none. On the way it
+// compares the reads that name a revision with what was there.
 func (r *run) replay() {
 	r.world = newWorld()
 	reads := r.readsByRevision()
@@ -25,7 +25,9 @@ func (r *run) replay() {
 		}
 		before := r.apply(rev, i == 0)
 		if i > 0 {
-			r.transition(rev, before)
+			for _, changes := range rev.Transitions() {
+				r.transition(rev.Revision, changes, before)
+			}
 		}
 		r.world.revs = append(r.world.revs, rev.Revision)
 		r.world.seen = append(r.world.seen, r.since(rev.Seen))
@@ -60,6 +62,7 @@ func (r *run) apply(rev recorder.Revision, first bool) map[string]*record {
 			r.add(Violation{Invariant: "I1", Revision: rev.Revision, Pool: pool, Key: name, Text: c.Key + " is written a second time"})
 		}
 		if kind == "events" {
+			rec.ID = name
 			r.world.events = append(r.world.events, event{rec.value, pool, rev.Revision})
 			if !first {
 				continue
@@ -71,11 +74,11 @@ func (r *run) apply(rev recorder.Revision, first bool) map[string]*record {
 	return before
 }
 
-// step is one revision as a transition.
+// step is one transition.
 type step struct {
 	*run
 	revision int64
-	before   map[string]*record  // of the keys that changed
+	before   map[string]*record  // of the keys that changed at this revision
 	changed  map[string][]string // names with the pool, by kind
 	events   []event
 	durable  int
@@ -96,18 +99,20 @@ func (s *step) violate(invariant, id, format string, args ...any) {
 	s.add(Violation{Invariant: invariant, Pool: pool, Key: key, Revision: s.revision, Text: fmt.Sprintf(format, args...)})
 }
 
-// transition checks one revision.
-func (r *run) transition(rev recorder.Revision, before map[string]*record) {
-	s := &step{run: r, revision: rev.Revision, before: before, changed: make(map[string][]string)}
-	for _, c := range rev.Changes {
+// transition checks one transition of a revision.
+func (r *run) transition(revision int64, changes []recorder.Change, before map[string]*record) {
+	s := &step{run: r, revision: revision, before: before, changed: make(map[string][]string)}
+	for _, c := range changes {
 		kind, pool, name := split(c.Key)
 		s.changed[kind] = append(s.changed[kind], pool+"/"+name)
 		if !transient(kind) && kind != "events" {
 			s.durable++
 		}
 	}
-	for i := len(r.world.events) - 1; i >= 0 && r.world.events[i].revision == rev.Revision; i-- {
-		s.events = append(s.events, r.world.events[i])
+	for i := len(r.world.events) - 1; i >= 0 && r.world.events[i].revision == revision; i-- {
+		if e := r.world.events[i]; slices.Contains(s.changed["events"], e.pool+"/"+e.ID) {
+			s.events = append(s.events, e)
+		}
 	}
 	s.locks()
 	if s.durable == 0 && len(s.events) == 0 || s.swept() {

@@ -20,7 +20,7 @@ type locks struct {
 }
 
 // Campaign implements pool.Locks.
-func (k *locks) Campaign(ctx context.Context, l pool.Life, over int64) (*pool.Term, *pool.State, error) {
+func (k *locks) Campaign(ctx context.Context, l pool.Life, over, seen int64) (*pool.Term, *pool.State, error) {
 	lock := &pool.Lock{
 		Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.replica, Campaign: uuid.NewString(), Stage: pool.StageRotate,
 	}
@@ -32,15 +32,22 @@ func (k *locks) Campaign(ctx context.Context, l pool.Life, over int64) (*pool.Te
 		lock.Ref(), // first, as the election wants it
 		pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool),
 	}
+	alive := pool.LifeIs(l)
+	if seen != 0 {
+		alive = pool.Unchanged(pool.ActiveRef(l.Pool, l.Key), seen)
+	}
 	term, resp, err := k.elector.Campaign(ctx, election.Candidacy{
 		Key: k.store.Layout().Key(lock.Ref()), Value: value, Over: over,
-		If: k.store.Cmps([]pool.Guard{pool.LifeIs(l)}), Read: k.store.Gets(refs),
+		If: k.store.Cmps([]pool.Guard{alive}), Read: k.store.Gets(refs), Blind: seen != 0,
 	})
 	if err != nil {
 		k.suspect(err)
 		return nil, nil, campaignError(err)
 	}
-	state := k.store.StateOf(refs, resp)
+	var state *pool.State
+	if len(resp.Responses) > 0 {
+		state = k.store.StateOf(refs, resp)
+	}
 	if term == nil {
 		return nil, state, nil
 	}

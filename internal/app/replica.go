@@ -47,6 +47,9 @@ type Seams struct {
 	Budget      time.Duration     // of one rotation
 }
 
+// etcdAttempt bounds one call to etcd.
+const etcdAttempt = 600 * time.Millisecond
+
 // Replica is one running rotatord.
 type Replica struct {
 	cfg      *Config
@@ -220,10 +223,14 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 	if err != nil {
 		return err
 	}
-	r.store = etcdstore.New(r.client, etcdstore.Options{Layout: layout, Replica: r.cfg.Name})
+	committer := etcdstore.NewCommitter(r.client, etcdAttempt) // campaigns and commits share groups
+	r.store = etcdstore.New(r.client, etcdstore.Options{Layout: layout, Replica: r.cfg.Name, AttemptTimeout: etcdAttempt, Committer: committer})
 	r.mirror = pool.NewMirror()
 	r.follower = etcdstore.NewFollower(r.store, r.mirror, r.log)
-	r.elector, err = election.New(election.Config{Client: r.client, TTL: r.cfg.SessionTTL, Log: r.log, Announce: r.announce, Changed: r.updateHealth})
+	r.elector, err = election.New(election.Config{
+		Client: r.client, TTL: r.cfg.SessionTTL, Attempt: etcdAttempt, Log: r.log, Announce: r.announce, Changed: r.updateHealth,
+		Commit: committer.Commit,
+	})
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type Candidacy struct {
 	If []clientv3.Cmp
 	// Read is read in the same transaction, whether it is won or not. It must read the lock's key first.
 	Read []clientv3.Op
+	// Blind leaves out the reads if it is won.
+	Blind bool
 }
 
 // Term is a won campaign.
@@ -36,8 +38,8 @@ type Term struct {
 	Done <-chan struct{}
 }
 
-// Campaign makes one attempt. It returns a term if it won, and in any case the answers to the candidacy's reads, in
-// their order, as of the campaign's revision. Errors are ErrUnknown, ErrNoSession, ErrNotNow, or what etcd said for good;
+// Campaign makes one attempt. It returns a term if it won, and the answers to the candidacy's reads, in their order, as of
+// the campaign's revision. Errors are ErrUnknown, ErrNoSession, ErrNotNow, or what etcd said for good;
 // all but the first mean that nothing was locked.
 //
 // It sends the transaction again while its outcome is unknown and ctx lives: the compares let it win once.
@@ -78,11 +80,11 @@ func (e *Elector) try(ctx context.Context, bound time.Duration, session *concurr
 		free = clientv3.Compare(clientv3.ModRevision(c.Key), "=", c.Over)
 	}
 	put := clientv3.OpPut(c.Key, c.Value, clientv3.WithLease(session.Lease()))
-	return e.cfg.Client.Txn(ctx).
-		If(append([]clientv3.Cmp{free}, c.If...)...).
-		Then(append([]clientv3.Op{put}, c.Read...)...).
-		Else(c.Read...).
-		Commit()
+	won := []clientv3.Op{put}
+	if !c.Blind {
+		won = append(won, c.Read...)
+	}
+	return e.cfg.Commit(ctx, append([]clientv3.Cmp{free}, c.If...), won, c.Read)
 }
 
 // result tells whether the campaign is won: by this answer, or by an earlier one that was lost, in which case the lock

@@ -51,6 +51,8 @@ type Config struct {
 	// Attempt bounds each request to etcd. Default: 600 ms.
 	Attempt time.Duration
 	Log     *slog.Logger
+	// Commit makes a campaign's transaction, once. Default: the client does.
+	Commit func(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error)
 	// Announce is called for each new session before it counts as begun; an error ends it. It must return soon after ctx
 	// ends. Default: nothing is done.
 	Announce func(ctx context.Context, lease clientv3.LeaseID) error
@@ -79,6 +81,11 @@ func New(cfg Config) (*Elector, error) {
 	}
 	if cfg.Attempt == 0 {
 		cfg.Attempt = 600 * time.Millisecond
+	}
+	if cfg.Commit == nil {
+		cfg.Commit = func(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
+			return cfg.Client.Txn(ctx).If(cmps...).Then(then...).Else(otherwise...).Commit()
+		}
 	}
 	if cfg.Announce == nil {
 		cfg.Announce = func(context.Context, clientv3.LeaseID) error { return nil }

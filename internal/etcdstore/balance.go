@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/attributes"
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/balancer/base"
 	"google.golang.org/grpc/codes"
@@ -27,14 +28,26 @@ func (b builder) Build(cc balancer.ClientConn, opts balancer.BuildOptions) balan
 	return flattened{b.Builder.Build(cc, opts)}
 }
 
-// flattened gives package base the members as it wants them: as addresses. etcd's resolver names endpoints.
+// connections is how many there are to each member. One costs a quarter of the transactions under load: its frames are
+// written and read by one goroutine each.
+const connections = 4
+
+// connection tells the connections to one address from each other.
+type connection struct{}
+
+// flattened gives package base what it wants, an address for each connection. etcd's resolver names endpoints.
 type flattened struct{ balancer.Balancer }
 
 // UpdateClientConnState implements balancer.Balancer.
 func (f flattened) UpdateClientConnState(s balancer.ClientConnState) error {
 	s.ResolverState.Addresses = nil
 	for _, endpoint := range s.ResolverState.Endpoints {
-		s.ResolverState.Addresses = append(s.ResolverState.Addresses, endpoint.Addresses...)
+		for _, address := range endpoint.Addresses {
+			for i := range connections {
+				address.Attributes = attributes.New(connection{}, i)
+				s.ResolverState.Addresses = append(s.ResolverState.Addresses, address)
+			}
+		}
 	}
 	return f.Balancer.UpdateClientConnState(s)
 }
@@ -51,35 +64,46 @@ func (pickers) Build(info base.PickerBuildInfo) balancer.Picker {
 	if len(info.ReadySCs) == 0 {
 		return base.NewErrPicker(balancer.ErrNoSubConnAvailable)
 	}
-	p := new(picker)
-	for conn := range info.ReadySCs {
-		p.members = append(p.members, &member{conn: conn})
+	p, members := new(picker), make(map[string]*member)
+	for conn, of := range info.ReadySCs {
+		m := members[of.Address.Addr]
+		if m == nil {
+			m = new(member)
+			members[of.Address.Addr] = m
+		}
+		p.ways = append(p.ways, way{conn, m})
 	}
 	return p
 }
 
 // picker implements balancer.Picker.
 type picker struct {
-	members []*member
-	next    atomic.Uint32
+	ways []way
+	next atomic.Uint32
+}
+
+// way is a connection to a member.
+type way struct {
+	conn   balancer.SubConn
+	member *member
 }
 
 // Pick implements balancer.Picker. If no member answers they are asked in turn, as round_robin would.
 func (p *picker) Pick(balancer.PickInfo) (balancer.PickResult, error) {
 	now := time.Now().UnixNano()
-	first, n := int(p.next.Add(1)), len(p.members)
+	first, n := int(p.next.Add(1)), len(p.ways)
+	chosen := p.ways[first%n]
 	for i := range n {
-		if m := p.members[(first+i)%n]; m.answers(now) {
-			return balancer.PickResult{SubConn: m.conn, Done: m.done}, nil
+		if w := p.ways[(first+i)%n]; w.member.answers(now) {
+			chosen = w
+			break
 		}
 	}
-	m := p.members[first%n]
-	return balancer.PickResult{SubConn: m.conn, Done: m.done}, nil
+	return balancer.PickResult{SubConn: chosen.conn, Done: chosen.member.done}, nil
 }
 
-// member is a connection to a member of etcd.
+// member is a member of etcd.
 type member struct {
-	conn balancer.SubConn
 	// tryAt is when it is tried again, in nanoseconds since the epoch; 0: it answers.
 	tryAt atomic.Int64
 }

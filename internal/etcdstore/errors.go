@@ -47,11 +47,11 @@ func hopeless(err error) error {
 }
 
 // writeError says what the error of a write means. Whatever is not known to say "not applied" is an unknown outcome.
-func writeError(err error, surelyNotSent bool) error {
+func writeError(err error) error {
 	if final := hopeless(err); final != nil {
 		return final
 	}
-	if surelyNotSent || saysNotNow(err) {
+	if notSent := (*NotSentError)(nil); errors.As(err, &notSent) || saysNotNow(err) {
 		return notApplied(err)
 	}
 	return pool.Refuse(pool.ReasonOutcomeUnknown, "the store did not say whether the write was applied").Because(rpctypes.Error(err))

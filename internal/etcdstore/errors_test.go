@@ -58,7 +58,11 @@ func TestWhatTheErrorOfAWriteMeans(t *testing.T) {
 			if surelyNotSent && want == unknown {
 				want = notApplied
 			}
-			if got := meaning(writeError(c.err, surelyNotSent)); got != want {
+			err := c.err
+			if surelyNotSent {
+				err = &NotSentError{err}
+			}
+			if got := meaning(writeError(err)); got != want {
 				t.Errorf("writeError(%v, surelyNotSent=%v) means %s, want %s", c.err, surelyNotSent, got, want)
 			}
 		}
@@ -78,13 +82,13 @@ func meaning(err error) string {
 }
 
 func TestErrorsKeepTheirCause(t *testing.T) {
-	if err := writeError(rpctypes.ErrGRPCNoSpace, false); !IsNoSpace(err) {
+	if err := writeError(rpctypes.ErrGRPCNoSpace); !IsNoSpace(err) {
 		t.Errorf("IsNoSpace(%v) = false, want true", err)
 	}
-	if err := writeError(rpctypes.ErrGRPCTimeout, false); IsNoSpace(err) {
+	if err := writeError(rpctypes.ErrGRPCTimeout); IsNoSpace(err) {
 		t.Errorf("IsNoSpace(%v) = true, want false", err)
 	}
-	if err := writeError(rpctypes.ErrGRPCPermissionDenied, false); !errors.Is(err, rpctypes.ErrPermissionDenied) {
+	if err := writeError(rpctypes.ErrGRPCPermissionDenied); !errors.Is(err, rpctypes.ErrPermissionDenied) {
 		t.Errorf("%v does not lead to rpctypes.ErrPermissionDenied", err)
 	}
 }

@@ -27,15 +27,18 @@ type Options struct {
 	Replica string
 	// AttemptTimeout bounds each call to etcd. Default: 600 ms.
 	AttemptTimeout time.Duration
+	// Committer sends the writes. Default: one of this store's own.
+	Committer *Committer
 }
 
 // Store implements pool.Store on etcd. It is safe for concurrent use.
 type Store struct {
-	client  *clientv3.Client
-	layout  Layout
-	source  string
-	attempt time.Duration
-	newest  atomic.Int64 // see Revision
+	client    *clientv3.Client
+	committer *Committer
+	layout    Layout
+	source    string
+	attempt   time.Duration
+	newest    atomic.Int64 // see Revision
 }
 
 var _ pool.Store = (*Store)(nil)
@@ -43,12 +46,15 @@ var _ pool.Store = (*Store)(nil)
 // New returns a store on a client made by Connect. With any other client it is as safe, but says "outcome unknown" of
 // writes that could not even be sent.
 func New(client *clientv3.Client, opts Options) *Store {
-	s := &Store{client: client, layout: opts.Layout, source: "rotatord/" + opts.Replica, attempt: opts.AttemptTimeout}
+	s := &Store{client: client, layout: opts.Layout, source: "rotatord/" + opts.Replica, attempt: opts.AttemptTimeout, committer: opts.Committer}
 	if s.layout.Prefix == "" {
 		s.layout.Prefix = DefaultPrefix
 	}
 	if s.attempt <= 0 {
 		s.attempt = 600 * time.Millisecond
+	}
+	if s.committer == nil {
+		s.committer = NewCommitter(client, s.attempt)
 	}
 	return s
 }
@@ -103,15 +109,9 @@ func (s *Store) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error) {
 
 // commit sends one transaction once.
 func (s *Store) commit(ctx context.Context, req *request) (*clientv3.TxnResponse, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, notApplied(err)
-	}
-	ctx, cancel := s.attemptContext(ctx)
-	defer cancel()
-	ctx, sending := followSending(ctx)
-	resp, err := s.client.Txn(ctx).If(req.cmps...).Then(req.ops...).Else(req.gets...).Commit()
+	resp, err := s.committer.Commit(ctx, req.cmps, req.ops, req.gets)
 	if err != nil {
-		return nil, writeError(err, sending.surelyNotSent())
+		return nil, writeError(err)
 	}
 	s.saw(resp.Header)
 	return resp, nil

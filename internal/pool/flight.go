@@ -85,6 +85,7 @@ var errAgain = errors.New("decide again")
 func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 	var found *Lock // who holds the lock, as a lost campaign found it: the mirror may be behind that
 	free := false   // a lost campaign found the lock free
+	var last *State // what the last lost campaign found
 	for {
 		var over claim
 		if rival := r.rival(f, found); rival != nil && !free {
@@ -97,9 +98,13 @@ func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 		if err := r.Steps(ctx, StepCampaign, f.life); err != nil {
 			return err
 		}
-		term, state, err := r.Locks.Campaign(ctx, f.life, over.lock)
+		known := r.known(f, last)
+		term, state, err := r.Locks.Campaign(ctx, f.life, over.lock, known.version(f.life))
 		if err != nil {
 			return err
+		}
+		if state == nil {
+			state = known
 		}
 		if term != nil {
 			if over.lock != 0 {
@@ -107,6 +112,7 @@ func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 			}
 			found, err = nil, r.hold(ctx, f, term, state)
 		} else {
+			last = state
 			found, err = r.lost(ctx, f, state)
 		}
 		free = term == nil && found == nil

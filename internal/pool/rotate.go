@@ -69,12 +69,15 @@ type RotateResult struct {
 // Locks is the per-key campaign. It saves work and orders side effects; what it grants is checked again by the commit.
 type Locks interface {
 	// Campaign makes one attempt to take the lock of a life that is still in service: if nobody holds it (over = 0), or
-	// over the head of the holder who wrote it at revision over. It returns a term if it won, and always the state that
-	// decided: LockRef, ActiveRef, RotationRef and PendingRef of the life, and PoolRef, at the campaign's revision.
+	// over the head of the holder who wrote it at revision over. If seen is not 0 the key's record must still be as it was
+	// put at that revision.
+	//
+	// It returns a term if it won, and the state that decided: LockRef, ActiveRef, RotationRef and PendingRef of the life,
+	// and PoolRef, at the campaign's revision. A term that was won with seen may come without: the caller has it.
 	//
 	// It blocks for a few round trips at most. After an error this replica does not hold the lock for long: a lock
 	// that was written although the answer was lost is deleted as soon as that can be done.
-	Campaign(ctx context.Context, l Life, over int64) (*Term, *State, error)
+	Campaign(ctx context.Context, l Life, over, seen int64) (*Term, *State, error)
 	// Resign gives a lock back that no transaction has released. It does not block and may do nothing.
 	Resign(t *Term)
 }

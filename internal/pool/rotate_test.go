@@ -622,3 +622,34 @@ func TestPendingAnswerIsAsNewAsItsRevision(t *testing.T) {
 		}
 	})
 }
+
+// What a replica remembers may be old: a key that an operator has disabled since, a pool that was paused, a rotation that
+// waits. None of it is passed over, and none of it is refused from memory.
+func TestRotationFromOldMemory(t *testing.T) {
+	a := func(status pool.Status) *pool.Active {
+		return &pool.Active{Pool: "p", Key: "a", Slot: "a", Status: status}
+	}
+	for name, tt := range map[string]struct {
+		before, since pool.Record
+		want          pool.Reason // "": it is rotated
+	}{
+		"disabled since":     {a(pool.StatusHealthy), a(pool.StatusDisabled), pool.ReasonKeyDisabled},
+		"enabled since":      {a(pool.StatusDisabled), a(pool.StatusHealthy), ""},
+		"cooling down since": {a(pool.StatusHealthy), a(pool.StatusRateLimited), ""},
+		"paused since":       {&pool.Pool{Name: "p"}, &pool.Pool{Name: "p", Paused: true}, pool.ReasonPoolPaused},
+		"resumed since":      {&pool.Pool{Name: "p", Paused: true}, &pool.Pool{Name: "p"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRotateRig(t, 1, nil)
+			life := r.active("a")
+			r.backups("b")
+			r.store.Put(tt.before)
+			r.store.Feed(pool.NewMirror()) // this replica's mirror gets nothing any more
+			r.store.Put(tt.since)
+			_, err := r.rotators[0].Rotate(t.Context(), request(life, "mine"))
+			if got := pool.ReasonOf(err); got != tt.want || err != nil && tt.want == "" {
+				t.Errorf("rotated with %v, want %q", err, tt.want)
+			}
+		})
+	}
+}

@@ -167,7 +167,11 @@ func (r *Recorder) take(events []*clientv3.Event, progress bool, revision int64)
 		}
 		if rest[0].Kv.ModRevision > r.revision { // a resumed watch may repeat itself
 			r.keep(rest[0].Kv.ModRevision, rest[:n])
-			r.apply(rest[:n])
+			for _, transition := range cutAfter(rest[:n], func(e *clientv3.Event) bool {
+				return strings.HasPrefix(string(e.Kv.Key), r.prefix+"events/")
+			}) {
+				r.apply(transition)
+			}
 		}
 		rest = rest[n:]
 	}
@@ -176,6 +180,23 @@ func (r *Recorder) take(events []*clientv3.Event, progress bool, revision int64)
 	}
 	close(r.moved)
 	r.moved = make(chan struct{})
+}
+
+// Transitions are the transitions of a revision, in their order. Those that are made at once share one revision, and each
+// ends with its event. What has no event, such as locks, is with the next one or by itself at the end.
+func (r *Revision) Transitions() [][]Change {
+	return cutAfter(r.Changes, func(c Change) bool { return strings.HasPrefix(c.Key, "events/") })
+}
+
+// cutAfter cuts a list behind each element that is the last of a part.
+func cutAfter[T any](list []T, last func(T) bool) (parts [][]T) {
+	for begin, i := 0, 0; i < len(list); i++ {
+		if last(list[i]) || i == len(list)-1 {
+			parts = append(parts, list[begin:i+1])
+			begin = i + 1
+		}
+	}
+	return parts
 }
 
 // keep puts a revision into the history, and looks for canaries in it.

@@ -15,11 +15,18 @@ type MemLocks struct {
 }
 
 // Campaign implements pool.Locks.
-func (k *MemLocks) Campaign(ctx context.Context, l pool.Life, over int64) (*pool.Term, *pool.State, error) {
+func (k *MemLocks) Campaign(ctx context.Context, l pool.Life, over, seen int64) (*pool.Term, *pool.State, error) {
 	lock := &pool.Lock{Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.Holder, Campaign: uuid.NewString(), Stage: pool.StageRotate}
-	res, err := k.Store.Apply(ctx, &pool.Txn{If: []pool.Guard{pool.Unchanged(lock.Ref(), over), pool.LifeIs(l)}, Put: []pool.Record{lock}})
+	alive := pool.LifeIs(l)
+	if seen != 0 {
+		alive = pool.Unchanged(pool.ActiveRef(l.Pool, l.Key), seen)
+	}
+	res, err := k.Store.Apply(ctx, &pool.Txn{If: []pool.Guard{pool.Unchanged(lock.Ref(), over), alive}, Put: []pool.Record{lock}})
 	if err != nil {
 		return nil, nil, err
+	}
+	if res.Applied && seen != 0 {
+		return &pool.Term{Life: l, Fence: res.Revision}, nil, nil
 	}
 	state, err := k.Store.Read(ctx, lock.Ref(), pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool))
 	if err != nil || !res.Applied {

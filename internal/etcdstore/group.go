@@ -1,0 +1,291 @@
+package etcdstore
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const (
+	// maxFlights is how many transactions are under way at once. Whatever comes meanwhile waits, and goes together. More
+	// keep a slow disk busy, fewer make larger groups, which cost etcd less.
+	maxFlights = 4
+	// maxGroup bounds the transactions of a group, and with it how long each waits for the others' part of the work.
+	maxGroup = 64
+)
+
+// Committer sends transactions on single keys, and those that come while others are under way in groups: one transaction of etcd with
+// one nested in it for each. Each is decided by its own compares and gets its own answer, as if it had been sent alone.
+//
+// That holds because nothing in a group changes what another one in it compares, reads or changes: etcd evaluates all
+// compares of a group before it changes anything. An error of the group that may be the fault of one is nobody else's:
+// all are sent again, each alone. With an unknown outcome it is unknown for each.
+//
+// It never waits for a group to fill.
+type Committer struct {
+	client *clientv3.Client
+	giveUp time.Duration
+
+	mu      sync.Mutex // protects the following fields
+	waiting []*entry
+	flights int
+}
+
+// NewCommitter returns a Committer whose transactions are given up after a time.
+func NewCommitter(client *clientv3.Client, giveUp time.Duration) *Committer {
+	return &Committer{client: client, giveUp: giveUp}
+}
+
+// txn is a transaction of etcd.
+type txn struct {
+	cmps            []clientv3.Cmp
+	then, otherwise []clientv3.Op
+}
+
+// entry is a transaction with the caller who waits for it.
+type entry struct {
+	txn
+	touched []touch
+	bytes   int
+	ctx     context.Context
+	done    chan answer // holds one
+}
+
+// touch is what a transaction does with a key.
+type touch struct {
+	key     string
+	changes bool // or else it only reads or compares it
+}
+
+type answer struct {
+	resp *clientv3.TxnResponse
+	err  error
+}
+
+// NotSentError is the error of a transaction that did not leave this process: it was surely not applied.
+type NotSentError struct{ Err error }
+
+// Error implements error.
+func (e *NotSentError) Error() string { return "not sent: " + e.Err.Error() }
+
+// Unwrap is the reason.
+func (e *NotSentError) Unwrap() error { return e.Err }
+
+// Commit sends a transaction once and waits for its answer, or until ctx ends. A member without a leader answers at
+// once instead of holding the call. Its errors are etcd's, those of ctx, or a *NotSentError.
+func (c *Committer) Commit(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, &NotSentError{err}
+	}
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), c.giveUp)
+	defer cancel()
+	t := txn{cmps, then, otherwise}
+	if c.depart() {
+		resp, err := c.send(ctx, t)
+		c.land()
+		return resp, err
+	}
+	e := newEntry(ctx, t)
+	c.wait(e)
+	select {
+	case a := <-e.done:
+		return a.resp, a.err
+	case <-ctx.Done():
+	}
+	if c.withdraw(e) {
+		return nil, &NotSentError{ctx.Err()}
+	}
+	select {
+	case a := <-e.done: // both: the answer is worth more
+		return a.resp, a.err
+	default:
+		return nil, ctx.Err()
+	}
+}
+
+// depart reports whether a transaction can be sent at once, by itself.
+func (c *Committer) depart() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flights >= maxFlights || len(c.waiting) > 0 {
+		return false
+	}
+	c.flights++
+	return true
+}
+
+// wait has e wait for the next flight, and begins one if none is under way that would.
+func (c *Committer) wait(e *entry) {
+	c.mu.Lock()
+	c.waiting = append(c.waiting, e)
+	begin := c.flights < maxFlights
+	if begin {
+		c.flights++
+	}
+	c.mu.Unlock()
+	if begin {
+		c.land()
+	}
+}
+
+// land ends a flight, and begins the next one for those who wait.
+func (c *Committer) land() {
+	if group := c.next(); len(group) > 0 {
+		go func() {
+			for ; len(group) > 0; group = c.next() {
+				c.sendGroup(group)
+			}
+		}()
+	}
+}
+
+// next takes a group from those who wait. If nobody does the flight is over.
+func (c *Committer) next() []*entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var g group
+	left := c.waiting[:0]
+	for i, e := range c.waiting {
+		if len(g.entries) == maxGroup {
+			left = append(left, c.waiting[i:]...)
+			break
+		}
+		if !g.add(e) {
+			left = append(left, e)
+		}
+	}
+	clear(c.waiting[len(left):])
+	c.waiting = left
+	if len(g.entries) == 0 {
+		c.flights--
+	}
+	return g.entries
+}
+
+// withdraw reports whether e was still waiting, and is not any more.
+func (c *Committer) withdraw(e *entry) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.Index(c.waiting, e)
+	if i >= 0 {
+		c.waiting = slices.Delete(c.waiting, i, i+1)
+	}
+	return i >= 0
+}
+
+// group is what goes together.
+type group struct {
+	entries []*entry
+	largest int // operations of one entry
+	bytes   int
+	changed map[string]bool // by key, of all that is touched: whether it is changed
+}
+
+// add takes e into the group and reports whether it could: there is room, and e has nothing to do with the others.
+func (g *group) add(e *entry) bool {
+	largest := max(g.largest, len(e.cmps), len(e.then), len(e.otherwise))
+	if len(g.entries) == 0 { // alone it always may
+		g.changed = make(map[string]bool)
+	} else if len(g.entries)+1+largest > maxOps || g.bytes+e.bytes > maxBytes || g.meets(e) {
+		return false
+	}
+	for _, t := range e.touched {
+		g.changed[t.key] = g.changed[t.key] || t.changes
+	}
+	g.entries, g.largest, g.bytes = append(g.entries, e), largest, g.bytes+e.bytes
+	return true
+}
+
+// meets reports whether e changes what another one touches, or touches what another one changes.
+func (g *group) meets(e *entry) bool {
+	for _, t := range e.touched {
+		if changed, there := g.changed[t.key]; there && (changed || t.changes) {
+			return true
+		}
+	}
+	return false
+}
+
+func newEntry(ctx context.Context, t txn) *entry {
+	e := &entry{txn: t, ctx: ctx, done: make(chan answer, 1), touched: make([]touch, 0, len(t.cmps)+len(t.then)+len(t.otherwise))}
+	for _, cmp := range t.cmps {
+		e.touched = append(e.touched, touch{key: string(cmp.KeyBytes())})
+		e.bytes += len(cmp.KeyBytes()) + opOverhead
+	}
+	for _, ops := range [...][]clientv3.Op{t.then, t.otherwise} {
+		for _, op := range ops {
+			e.touched = append(e.touched, touch{string(op.KeyBytes()), op.IsPut() || op.IsDelete()})
+			e.bytes += len(op.KeyBytes()) + len(op.ValueBytes()) + opOverhead
+		}
+	}
+	return e
+}
+
+// opOverhead is a generous guess at what an operation takes on the wire beside its key and value.
+const opOverhead = 32
+
+// sendGroup sends a group and answers everyone in it.
+func (c *Committer) sendGroup(entries []*entry) {
+	if len(entries) == 1 {
+		entries[0].done <- c.alone(entries[0])
+		return
+	}
+	ctx, cancel := context.WithDeadline(clientv3.WithRequireLeader(context.Background()), latest(entries))
+	defer cancel()
+	ops := make([]clientv3.Op, len(entries))
+	for i, e := range entries {
+		ops[i] = clientv3.OpTxn(e.cmps, e.then, e.otherwise)
+	}
+	resp, err := c.send(ctx, txn{then: ops})
+	switch {
+	case err == nil:
+		for i, e := range entries {
+			own := resp.Responses[i].GetResponseTxn()
+			own.Header = resp.Header
+			e.done <- answer{resp: (*clientv3.TxnResponse)(own)}
+		}
+	case faultOfOne(err):
+		for _, e := range entries {
+			go func() { e.done <- c.alone(e) }()
+		}
+	default:
+		for _, e := range entries {
+			e.done <- answer{err: err}
+		}
+	}
+}
+
+func (c *Committer) alone(e *entry) answer {
+	resp, err := c.send(e.ctx, e.txn)
+	return answer{resp, err}
+}
+
+// latest is until when somebody waits.
+func latest(entries []*entry) (until time.Time) {
+	for _, e := range entries {
+		if d, _ := e.ctx.Deadline(); d.After(until) {
+			until = d
+		}
+	}
+	return until
+}
+
+// faultOfOne reports whether etcd refused a group for what may be in one of its transactions only. Nothing was applied.
+func faultOfOne(err error) bool {
+	return hopeless(err) != nil || errors.Is(err, rpctypes.ErrLeaseNotFound)
+}
+
+// send sends one transaction once.
+func (c *Committer) send(ctx context.Context, t txn) (*clientv3.TxnResponse, error) {
+	ctx, sending := followSending(ctx)
+	resp, err := c.client.Txn(ctx).If(t.cmps...).Then(t.then...).Else(t.otherwise...).Commit()
+	if err != nil && sending.surelyNotSent() {
+		return nil, &NotSentError{err}
+	}
+	return resp, err
+}
