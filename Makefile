@@ -11,7 +11,7 @@ GO    := go
 BIN   := bin
 TOOLS := $(BIN)/tools
 # Directories with Go code of ours: `gofmt .` would walk through data directories too.
-DIRS  := $(wildcard cmd internal proto examples faults *.go)
+DIRS  := $(wildcard cmd internal proto examples faults bench *.go)
 
 # Empty without a tag; then the binaries show what the Go toolchain knows of the commit.
 VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
@@ -23,7 +23,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath
 TIMEOUT ?= 10m
 # The tests of the admin's transitions that run a second time, on real etcd: those in which two callers meet.
 ON_ETCD := StalledBind|TwoRemovals|MeetEachOther|ManyProxies|SetBinding|UpdatePool|ByTwo|FilledMeanwhile|AddKeysAnswers|InBulk|Claims|TakesOver|Overtaken
-# What bench measures and for how long: make bench BENCH=Rotate BENCHTIME=10s
+# What microbench runs and for how long: make microbench BENCH=Encode BENCHTIME=10s
 BENCH     ?= .
 BENCHTIME ?= 1s
 
@@ -98,8 +98,17 @@ faults: etcd ## run real replicas and etcd members under faults and check what w
 faults-mutants: etcd ## build bugs into rotatord, one at a time, and fail unless the fault test catches each
 	$(GO) run ./faults/mutants
 
+# The performance test. All of it takes two hours; what else it can do says go run ./bench -h, and BENCH_ARGS passes on:
+# make bench BENCH_JSON=figures.json BENCH_ARGS='-only rotate -etcd 1 -c 64'
+BENCH_ARGS ?=
+export BENCH_JSON
+
 .PHONY: bench
-bench: ## run the benchmarks
+bench: etcd ## measure rotatord beside raw etcd and empty gRPC calls (BENCH_ARGS, BENCH_JSON)
+	$(GO) run ./bench $(BENCH_ARGS)
+
+.PHONY: microbench
+microbench: ## run the Go benchmarks of hot paths (BENCH, BENCHTIME)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
 
 .PHONY: clean

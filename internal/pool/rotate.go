@@ -256,6 +256,9 @@ func (r *Rotator) answer(ctx context.Context, req *RotateRequest) (res *RotateRe
 // consider decides from memory if it can, else from the store.
 func (r *Rotator) consider(ctx context.Context, req *RotateRequest) (verdict, error) {
 	v := r.fromMemory(req)
+	if v.action == look && r.aboutToShow(ctx, req.Generation) {
+		v = r.fromMemory(req)
+	}
 	if v.action == report {
 		return v, nil
 	}
@@ -267,6 +270,17 @@ func (r *Rotator) consider(ctx context.Context, req *RotateRequest) (verdict, er
 		return v, err
 	}
 	return decide(req, st), nil
+}
+
+// aboutToShow waits for a life that is newer than the mirror, as one that was just told to the caller is, and reports
+// whether the mirror has come to where it began.
+func (r *Rotator) aboutToShow(ctx context.Context, generation int64) bool {
+	if generation <= r.Mirror.Revision() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, lifeGrace)
+	defer cancel()
+	return r.Mirror.Wait(ctx, generation) == nil
 }
 
 // abandoned is the answer to a caller who does not wait for the end of the work.
@@ -332,6 +346,8 @@ func (r *Rotator) awaitKey(ctx context.Context, res *RotateResult) {
 const (
 	// readBudget bounds a read that several callers wait for.
 	readBudget = 1500 * time.Millisecond
+	// lifeGrace is how long a request waits for the mirror to show its life; then the store is asked.
+	lifeGrace = 20 * time.Millisecond
 	// mirrorGrace is how long an answer waits for the mirror to show what the store is known to hold.
 	mirrorGrace = 100 * time.Millisecond
 	// keyGrace is how long an answer then waits for the store itself: the rotation is known, so it is told anyway.
