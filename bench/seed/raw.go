@@ -150,12 +150,16 @@ func (r *Raw) txn(i int) rawTxn {
 		pool.Absent(pool.PendingRef(l.Pool, old)),
 		pool.Unchanged(pool.LockRef(l.Pool, old), r.created[i]),
 	}
-	refs := make([]pool.Ref, len(guards))
-	for i, g := range guards {
-		refs[i] = g.Ref
+	cmps := []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(event), "=", 0)}
+	for _, cmp := range r.store.Cmps(guards) {
+		cmps = append(cmps, clientv3.FromCompare(cmp))
+	}
+	gets := []clientv3.Op{clientv3.OpGet(event)}
+	for _, g := range guards {
+		gets = append(gets, clientv3.OpGet(Layout.Key(g.Ref)))
 	}
 	return rawTxn{
-		cmps: append(r.store.Cmps(guards), clientv3.Compare(clientv3.CreateRevision(event), "=", 0)),
+		cmps: cmps,
 		ops: []clientv3.Op{
 			clientv3.OpDelete(Layout.Key(pool.ActiveRef(l.Pool, old))),
 			clientv3.OpDelete(Layout.Key(pool.BackupRef(l.Pool, backup))),
@@ -165,6 +169,6 @@ func (r *Raw) txn(i int) rawTxn {
 			clientv3.OpPut(Layout.Key(pool.RotationRef(l)), r.values.rotation),
 			clientv3.OpPut(event, r.values.event),
 		},
-		gets: append(r.store.Gets(refs), clientv3.OpGet(event)),
+		gets: gets,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
@@ -21,9 +22,9 @@ type Candidacy struct {
 	// Over is the ModRevision of a holder's lock that is to be taken over. 0: only take the lock if it is free.
 	Over int64
 	// If must hold too, such as that what is to be locked still exists.
-	If []clientv3.Cmp
+	If []*pb.Compare
 	// Read is read in the same transaction, whether it is won or not. It must read the lock's key first.
-	Read []clientv3.Op
+	Read []*pb.RequestOp
 	// Blind leaves out the reads if it is won.
 	Blind bool
 }
@@ -43,7 +44,7 @@ type Term struct {
 // all but the first mean that nothing was locked.
 //
 // It sends the transaction again while its outcome is unknown and ctx lives: the compares let it win once.
-func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *clientv3.TxnResponse, error) {
+func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *pb.TxnResponse, error) {
 	session := e.current()
 	if session == nil {
 		return nil, nil, ErrNoSession
@@ -72,24 +73,24 @@ func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *clientv3.T
 }
 
 // try sends the transaction once.
-func (e *Elector) try(ctx context.Context, bound time.Duration, session *concurrency.Session, c Candidacy) (*clientv3.TxnResponse, error) {
+func (e *Elector) try(ctx context.Context, bound time.Duration, session *concurrency.Session, c Candidacy) (*pb.TxnResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	free := clientv3.Compare(clientv3.CreateRevision(c.Key), "=", 0)
 	if c.Over != 0 {
 		free = clientv3.Compare(clientv3.ModRevision(c.Key), "=", c.Over)
 	}
-	put := clientv3.OpPut(c.Key, c.Value, clientv3.WithLease(session.Lease()))
-	won := []clientv3.Op{put}
+	lock := &pb.PutRequest{Key: []byte(c.Key), Value: []byte(c.Value), Lease: int64(session.Lease())}
+	won := []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: lock}}}
 	if !c.Blind {
 		won = append(won, c.Read...)
 	}
-	return e.cfg.Commit(ctx, append([]clientv3.Cmp{free}, c.If...), won, c.Read)
+	return e.cfg.Commit(ctx, &pb.TxnRequest{Compare: append([]*pb.Compare{free.GetCompare()}, c.If...), Success: won, Failure: c.Read})
 }
 
 // result tells whether the campaign is won: by this answer, or by an earlier one that was lost, in which case the lock
 // is there with this candidacy's value. It takes the put's answer away, so that resp has the reads in both cases.
-func (e *Elector) result(session *concurrency.Session, c Candidacy, resp *clientv3.TxnResponse) *Term {
+func (e *Elector) result(session *concurrency.Session, c Candidacy, resp *pb.TxnResponse) *Term {
 	term := &Term{Key: c.Key, Done: session.Done()}
 	if resp.Succeeded {
 		resp.Responses = resp.Responses[1:]

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -70,10 +71,14 @@ func await(t *testing.T, ch <-chan struct{}) {
 }
 
 func candidacy(value string, over int64) election.Candidacy {
+	alive := clientv3.Compare(clientv3.CreateRevision(lifeKey), ">", 0)
+	get := func(key string) *pb.RequestOp {
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(key)}}}
+	}
 	return election.Candidacy{
 		Key: lockKey, Value: value, Over: over,
-		If:   []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(lifeKey), ">", 0)},
-		Read: []clientv3.Op{clientv3.OpGet(lockKey), clientv3.OpGet(lifeKey)},
+		If:   []*pb.Compare{alive.GetCompare()},
+		Read: []*pb.RequestOp{get(lockKey), get(lifeKey)},
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
@@ -51,8 +52,8 @@ type Config struct {
 	// Attempt bounds each request to etcd. Default: 600 ms.
 	Attempt time.Duration
 	Log     *slog.Logger
-	// Commit makes a campaign's transaction, once. Default: the client does.
-	Commit func(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error)
+	// Commit makes a campaign's transaction, once; its errors are those of rpctypes. Default: it is sent with Client.
+	Commit func(ctx context.Context, t *pb.TxnRequest) (*pb.TxnResponse, error)
 	// Announce is called for each new session before it counts as begun; an error ends it. It must return soon after ctx
 	// ends. Default: nothing is done.
 	Announce func(ctx context.Context, lease clientv3.LeaseID) error
@@ -83,8 +84,9 @@ func New(cfg Config) (*Elector, error) {
 		cfg.Attempt = 600 * time.Millisecond
 	}
 	if cfg.Commit == nil {
-		cfg.Commit = func(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
-			return cfg.Client.Txn(ctx).If(cmps...).Then(then...).Else(otherwise...).Commit()
+		cfg.Commit = func(ctx context.Context, t *pb.TxnRequest) (*pb.TxnResponse, error) {
+			resp, err := pb.NewKVClient(cfg.Client.ActiveConnection()).Txn(ctx, t)
+			return resp, rpctypes.Error(err)
 		}
 	}
 	if cfg.Announce == nil {

@@ -29,7 +29,7 @@ func EncodeRecord(rec pool.Record) (string, error) {
 	if m == nil {
 		return "", fmt.Errorf("a %T is not a record that can be written", rec)
 	}
-	return marshal(m)
+	return encode(m)
 }
 
 func tooNew(rec pool.Record) error {
@@ -41,14 +41,18 @@ func tooNew(rec pool.Record) error {
 
 // EncodeEvent is the value an event is stored as. source names the replica, as "rotatord/{replica}".
 func EncodeEvent(e *pool.Event, source string) (string, error) {
-	return marshal(&storagev1.Event{
+	return encode(eventMessage(e, source))
+}
+
+func eventMessage(e *pool.Event, source string) *storagev1.Event {
+	return &storagev1.Event{
 		Schema: pool.Schema, Type: string(e.Type), Source: source, Subject: e.Subject, Time: toProto(e.Time),
 		Data: &storagev1.EventData{
 			Trigger: rotatorv1.Trigger(e.Trigger), TriggerSource: e.Source, Reason: e.Reason, RequestId: e.RequestID,
 			KeyId: e.Key, NewKeyId: e.NewKey, Generation: e.Generation, Slot: e.Slot, ProxyId: e.Proxy,
 			RotationId: e.RotationID, Status: rotatorv1.KeyStatus(e.Status), Home: rotatorv1.KeyHome(e.Home),
 		},
-	})
+	}
 }
 
 // marshal undoes the white space protojson adds at random so that nobody relies on it; the order of fields and of map
@@ -147,9 +151,10 @@ func decode(ref pool.Ref, kv *mvccpb.KeyValue) pool.Record {
 		return broken(ref, versionOf(kv, 0), errNoRecord)
 	}
 	m := d.empty()
-	// A newer replica may have written fields and enum values that this one does not know.
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(kv.Value, m); err != nil {
-		return broken(ref, versionOf(kv, 0), unreadable(m, err))
+	if !fastDecode(kv.Value, m) {
+		if err := unmarshal(kv.Value, m); err != nil {
+			return broken(ref, versionOf(kv, 0), unreadable(m, err))
+		}
 	}
 	v := versionOf(kv, int(m.GetSchema()))
 	if v.Schema < 1 {
@@ -160,6 +165,11 @@ func decode(ref pool.Ref, kv *mvccpb.KeyValue) pool.Record {
 		return broken(ref, v, err)
 	}
 	return rec
+}
+
+// unmarshal leaves out what it does not know: a newer replica may have written fields and enum values.
+func unmarshal(value []byte, m proto.Message) error {
+	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(value, m)
 }
 
 var (

@@ -60,7 +60,7 @@ func TestWhatTheErrorOfAWriteMeans(t *testing.T) {
 			}
 			err := c.err
 			if surelyNotSent {
-				err = &NotSentError{err}
+				err = &NotSentError{rpctypes.Error(err)}
 			}
 			if got := meaning(writeError(err)); got != want {
 				t.Errorf("writeError(%v, surelyNotSent=%v) means %s, want %s", c.err, surelyNotSent, got, want)

@@ -189,9 +189,8 @@ func (s *gatedStream) RecvMsg(m any) error {
 	return err
 }
 
-// valve is a connection whose incoming bytes can be held up.
+// valve is on the way from a server: what comes through it can be held up.
 type valve struct {
-	net.Conn
 	mu      sync.Mutex
 	blocked chan struct{} // nil: flowing
 }
@@ -209,8 +208,14 @@ func (v *valve) flow() {
 	v.blocked = nil
 }
 
+// valved is a connection with a valve.
+type valved struct {
+	net.Conn
+	*valve
+}
+
 // Read implements net.Conn. What arrives while the valve is blocked stays until it flows again.
-func (v *valve) Read(p []byte) (int, error) {
+func (v valved) Read(p []byte) (int, error) {
 	n, err := v.Conn.Read(p)
 	v.mu.Lock()
 	blocked := v.blocked
@@ -224,8 +229,7 @@ func (v *valve) Read(p []byte) (int, error) {
 func (v *valve) option() grpc.DialOption {
 	return grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
-		v.Conn = conn
-		return v, err
+		return valved{conn, v}, err
 	})
 }
 

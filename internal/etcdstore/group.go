@@ -7,8 +7,10 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -41,15 +43,9 @@ func NewCommitter(client *clientv3.Client, giveUp time.Duration) *Committer {
 	return &Committer{client: client, giveUp: giveUp}
 }
 
-// txn is a transaction of etcd.
-type txn struct {
-	cmps            []clientv3.Cmp
-	then, otherwise []clientv3.Op
-}
-
 // entry is a transaction with the caller who waits for it.
 type entry struct {
-	txn
+	txn     *pb.TxnRequest
 	touched []touch
 	bytes   int
 	ctx     context.Context
@@ -63,7 +59,7 @@ type touch struct {
 }
 
 type answer struct {
-	resp *clientv3.TxnResponse
+	resp *pb.TxnResponse
 	err  error
 }
 
@@ -78,13 +74,12 @@ func (e *NotSentError) Unwrap() error { return e.Err }
 
 // Commit sends a transaction once and waits for its answer, or until ctx ends. A member without a leader answers at
 // once instead of holding the call. Its errors are etcd's, those of ctx, or a *NotSentError.
-func (c *Committer) Commit(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
+func (c *Committer) Commit(ctx context.Context, t *pb.TxnRequest) (*pb.TxnResponse, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &NotSentError{err}
 	}
 	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), c.giveUp)
 	defer cancel()
-	t := txn{cmps, then, otherwise}
 	if c.depart() {
 		resp, err := c.send(ctx, t)
 		c.land()
@@ -188,7 +183,7 @@ type group struct {
 
 // add takes e into the group and reports whether it could: there is room, and e has nothing to do with the others.
 func (g *group) add(e *entry) bool {
-	largest := max(g.largest, len(e.cmps), len(e.then), len(e.otherwise))
+	largest := max(g.largest, len(e.txn.Compare), len(e.txn.Success), len(e.txn.Failure))
 	if len(g.entries) == 0 { // alone it always may
 		g.changed = make(map[string]bool)
 	} else if len(g.entries)+1+largest > maxOps || g.bytes+e.bytes > maxBytes || g.meets(e) {
@@ -211,23 +206,20 @@ func (g *group) meets(e *entry) bool {
 	return false
 }
 
-func newEntry(ctx context.Context, t txn) *entry {
-	e := &entry{txn: t, ctx: ctx, done: make(chan answer, 1), touched: make([]touch, 0, len(t.cmps)+len(t.then)+len(t.otherwise))}
-	for _, cmp := range t.cmps {
-		e.touched = append(e.touched, touch{key: string(cmp.KeyBytes())})
-		e.bytes += len(cmp.KeyBytes()) + opOverhead
+func newEntry(ctx context.Context, t *pb.TxnRequest) *entry {
+	e := &entry{txn: t, ctx: ctx, done: make(chan answer, 1), bytes: proto.Size(t)}
+	e.touched = make([]touch, 0, len(t.Compare)+len(t.Success)+len(t.Failure))
+	for _, cmp := range t.Compare {
+		e.touched = append(e.touched, touch{key: string(cmp.Key)})
 	}
-	for _, ops := range [...][]clientv3.Op{t.then, t.otherwise} {
+	for _, ops := range [...][]*pb.RequestOp{t.Success, t.Failure} {
 		for _, op := range ops {
-			e.touched = append(e.touched, touch{string(op.KeyBytes()), op.IsPut() || op.IsDelete()})
-			e.bytes += len(op.KeyBytes()) + len(op.ValueBytes()) + opOverhead
+			key, changes := keyOf(op)
+			e.touched = append(e.touched, touch{string(key), changes})
 		}
 	}
 	return e
 }
-
-// opOverhead is a generous guess at what an operation takes on the wire beside its key and value.
-const opOverhead = 32
 
 // sendGroup sends a group and answers everyone in it.
 func (c *Committer) sendGroup(entries []*entry) {
@@ -237,17 +229,17 @@ func (c *Committer) sendGroup(entries []*entry) {
 	}
 	ctx, cancel := context.WithDeadline(clientv3.WithRequireLeader(context.Background()), latest(entries))
 	defer cancel()
-	ops := make([]clientv3.Op, len(entries))
+	all := &pb.TxnRequest{Success: make([]*pb.RequestOp, len(entries))}
 	for i, e := range entries {
-		ops[i] = clientv3.OpTxn(e.cmps, e.then, e.otherwise)
+		all.Success[i] = nested(e.txn)
 	}
-	resp, err := c.send(ctx, txn{then: ops})
+	resp, err := c.send(ctx, all)
 	switch {
 	case err == nil:
 		for i, e := range entries {
 			own := resp.Responses[i].GetResponseTxn()
 			own.Header = resp.Header
-			e.done <- answer{resp: (*clientv3.TxnResponse)(own)}
+			e.done <- answer{resp: own}
 		}
 	case faultOfOne(err):
 		for _, e := range entries {
@@ -281,11 +273,14 @@ func faultOfOne(err error) bool {
 }
 
 // send sends one transaction once.
-func (c *Committer) send(ctx context.Context, t txn) (*clientv3.TxnResponse, error) {
+func (c *Committer) send(ctx context.Context, t *pb.TxnRequest) (*pb.TxnResponse, error) {
 	ctx, sending := followSending(ctx)
-	resp, err := c.client.Txn(ctx).If(t.cmps...).Then(t.then...).Else(t.otherwise...).Commit()
-	if err != nil && sending.surelyNotSent() {
+	resp, err := pb.NewKVClient(c.client.ActiveConnection()).Txn(ctx, t)
+	if err == nil {
+		return resp, nil
+	}
+	if err = rpctypes.Error(err); sending.surelyNotSent() {
 		return nil, &NotSentError{err}
 	}
-	return resp, err
+	return nil, err
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
@@ -58,9 +59,8 @@ func newGroupRig(t *testing.T, g *barrier) *groupRig {
 }
 
 // create puts a key that must not exist, and reads it if it does.
-func (r *groupRig) create(ctx context.Context, key, value string, opts ...clientv3.OpOption) (*clientv3.TxnResponse, error) {
-	return r.committer.Commit(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0)},
-		[]clientv3.Op{clientv3.OpPut(key, value, opts...)}, []clientv3.Op{clientv3.OpGet(key)})
+func (r *groupRig) create(ctx context.Context, key, value string, lease int64) (*pb.TxnResponse, error) {
+	return r.committer.Commit(ctx, &pb.TxnRequest{Compare: []*pb.Compare{created(key, 0)}, Success: []*pb.RequestOp{put(key, value, lease)}, Failure: []*pb.RequestOp{get(key)}})
 }
 
 func (r *groupRig) value(key string) string {
@@ -80,7 +80,7 @@ func (r *groupRig) busy() (open func()) {
 	r.Helper()
 	var all sync.WaitGroup
 	for i := range maxFlights {
-		all.Go(func() { _, _ = r.create(context.Background(), fmt.Sprint("busy", i), "") })
+		all.Go(func() { _, _ = r.create(context.Background(), fmt.Sprint("busy", i), "", 0) })
 	}
 	r.until(func() bool { return r.barrier.calls.Load() == maxFlights })
 	return func() { close(r.barrier.pass); all.Wait() }
@@ -125,7 +125,7 @@ func TestGroupsAnswerEachForItself(t *testing.T) {
 	}
 	r.together(n, func(i int) {
 		key := fmt.Sprint("k", i)
-		resp, err := r.create(context.Background(), key, "mine")
+		resp, err := r.create(context.Background(), key, "mine", 0)
 		switch {
 		case err != nil:
 			t.Errorf("%s: %v", key, err)
@@ -152,7 +152,7 @@ func TestGroupsKeepApartWhatMeets(t *testing.T) {
 	r.together(40, func(i int) {
 		ctx := context.Background()
 		if i%2 == 0 { // all want the same key
-			if resp, err := r.create(ctx, "one", fmt.Sprint(i)); err != nil {
+			if resp, err := r.create(ctx, "one", fmt.Sprint(i), 0); err != nil {
 				t.Error(err)
 			} else if resp.Succeeded {
 				won.Add(1)
@@ -160,8 +160,9 @@ func TestGroupsKeepApartWhatMeets(t *testing.T) {
 			return
 		}
 		// All compare what each deletes.
-		resp, err := r.committer.Commit(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision("busy0"), ">", 0)},
-			[]clientv3.Op{clientv3.OpPut(fmt.Sprint("to", i), ""), clientv3.OpDelete("busy0")}, nil)
+		there := clientv3.Compare(clientv3.CreateRevision("busy0"), ">", 0)
+		resp, err := r.committer.Commit(ctx, &pb.TxnRequest{Compare: []*pb.Compare{there.GetCompare()},
+			Success: []*pb.RequestOp{put(fmt.Sprint("to", i), "", 0), del("busy0")}})
 		if err != nil {
 			t.Error(err)
 		} else if resp.Succeeded {
@@ -177,11 +178,11 @@ func TestGroupsKeepApartWhatMeets(t *testing.T) {
 func TestGroupsDoNotShareBlame(t *testing.T) {
 	r := newGroupRig(t, &barrier{pass: make(chan struct{})})
 	r.together(20, func(i int) {
-		var opts []clientv3.OpOption
+		var lease int64
 		if i == 7 {
-			opts = append(opts, clientv3.WithLease(4711)) // there is none
+			lease = 4711 // there is none
 		}
-		resp, err := r.create(context.Background(), fmt.Sprint("k", i), "", opts...)
+		resp, err := r.create(context.Background(), fmt.Sprint("k", i), "", lease)
 		if i == 7 {
 			if !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 				t.Errorf("without its lease: %v, %v", resp, err)
@@ -197,7 +198,7 @@ func TestGroupsOfUnknownOutcome(t *testing.T) {
 	r := newGroupRig(t, &barrier{pass: make(chan struct{})})
 	r.barrier.lose.Store(true)
 	r.together(10, func(i int) {
-		_, err := r.create(context.Background(), fmt.Sprint("k", i), "v")
+		_, err := r.create(context.Background(), fmt.Sprint("k", i), "v", 0)
 		if notSent := (*NotSentError)(nil); err == nil || errors.As(err, &notSent) {
 			t.Errorf("the lost answer is told as %v", err)
 		}
@@ -215,7 +216,7 @@ func TestWithdrawnFromTheGroup(t *testing.T) {
 	open := r.busy()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
-	_, err := r.create(ctx, "k", "v")
+	_, err := r.create(ctx, "k", "v", 0)
 	if notSent := (*NotSentError)(nil); !errors.As(err, &notSent) {
 		t.Errorf("withdrawn in time: %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -51,7 +52,7 @@ func (s *Store) readOnce(ctx context.Context, refs []pool.Ref) (*pool.State, err
 		if state == nil {
 			state = newState(resp.Header.Revision, len(refs))
 		}
-		s.addTo(state, chunk, resp)
+		s.addTo(state, chunk, (*pb.TxnResponse)(resp))
 	}
 	if state == nil {
 		revision, err := s.Probe(ctx)

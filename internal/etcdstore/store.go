@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/rotatord/rotatord/internal/pool"
@@ -66,7 +66,7 @@ func (s *Store) Layout() Layout { return s.layout }
 func (s *Store) Revision() int64 { return s.newest.Load() }
 
 // saw remembers the revision of an answer.
-func (s *Store) saw(h *etcdserverpb.ResponseHeader) {
+func (s *Store) saw(h *pb.ResponseHeader) {
 	for seen := s.newest.Load(); h.GetRevision() > seen; seen = s.newest.Load() {
 		if s.newest.CompareAndSwap(seen, h.GetRevision()) {
 			return
@@ -77,9 +77,9 @@ func (s *Store) saw(h *etcdserverpb.ResponseHeader) {
 // request is a pool.Txn in etcd's terms.
 type request struct {
 	refs  []pool.Ref // the guarded ones, each once; their Gets lead the else branch
-	cmps  []clientv3.Cmp
-	ops   []clientv3.Op
-	gets  []clientv3.Op
+	cmps  []*pb.Compare
+	ops   []*pb.RequestOp
+	gets  []*pb.RequestOp
 	event bool // the last of gets asks for the event
 }
 
@@ -108,8 +108,8 @@ func (s *Store) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error) {
 }
 
 // commit sends one transaction once.
-func (s *Store) commit(ctx context.Context, req *request) (*clientv3.TxnResponse, error) {
-	resp, err := s.committer.Commit(ctx, req.cmps, req.ops, req.gets)
+func (s *Store) commit(ctx context.Context, req *request) (*pb.TxnResponse, error) {
+	resp, err := s.committer.Commit(ctx, &pb.TxnRequest{Compare: req.cmps, Success: req.ops, Failure: req.gets})
 	if err != nil {
 		return nil, writeError(err)
 	}
@@ -135,7 +135,7 @@ func (s *Store) request(t *pool.Txn) (*request, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.put(s.layout.Key(rec.Ref()), value, leaseOf(rec)...)
+		w.put(s.layout.Key(rec.Ref()), value, leaseOf(rec))
 	}
 	if t.Event != nil {
 		key := s.layout.Key(pool.EventRef(t.Event.Pool, t.Event.ID))
@@ -143,9 +143,9 @@ func (s *Store) request(t *pool.Txn) (*request, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.put(key, value)
-		req.cmps = append(req.cmps, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
-		req.gets = append(req.gets, clientv3.OpGet(key))
+		w.put(key, value, 0)
+		req.cmps = append(req.cmps, created(key, 0))
+		req.gets = append(req.gets, get(key))
 	}
 	req.ops = w.ops
 	return req, errors.Join(w.err, checkSize(req, w.bytes))
@@ -164,19 +164,17 @@ func checkSize(req *request, bytes int) error {
 // writes collects what a transaction changes. etcd refuses a key that is changed twice; it is refused here first, with
 // its name.
 type writes struct {
-	ops   []clientv3.Op
+	ops   []*pb.RequestOp
 	keys  map[string]bool
 	bytes int
 	err   error
 }
 
-func (w *writes) delete(key string) { w.add(key, 0, clientv3.OpDelete(key)) }
+func (w *writes) delete(key string) { w.add(key, 0, del(key)) }
 
-func (w *writes) put(key, value string, opts ...clientv3.OpOption) {
-	w.add(key, len(value), clientv3.OpPut(key, value, opts...))
-}
+func (w *writes) put(key, value string, lease int64) { w.add(key, len(value), put(key, value, lease)) }
 
-func (w *writes) add(key string, size int, op clientv3.Op) {
+func (w *writes) add(key string, size int, op *pb.RequestOp) {
 	if w.keys[key] && w.err == nil {
 		w.err = fmt.Errorf("a transaction that changes %s twice", key)
 	}
@@ -198,30 +196,30 @@ func guarded(guards []pool.Guard) []pool.Ref {
 }
 
 // Cmps are the guards as etcd's compares.
-func (s *Store) Cmps(guards []pool.Guard) []clientv3.Cmp {
-	cmps := make([]clientv3.Cmp, len(guards))
+func (s *Store) Cmps(guards []pool.Guard) []*pb.Compare {
+	cmps := make([]*pb.Compare, len(guards), len(guards)+1)
 	for i, g := range guards {
 		key := s.layout.Key(g.Ref)
 		if g.Rule == pool.Created {
-			cmps[i] = clientv3.Compare(clientv3.CreateRevision(key), "=", g.Revision)
+			cmps[i] = created(key, g.Revision)
 		} else {
-			cmps[i] = clientv3.Compare(clientv3.ModRevision(key), "=", g.Revision)
+			cmps[i] = modified(key, g.Revision)
 		}
 	}
 	return cmps
 }
 
 // Gets asks for refs, in their order.
-func (s *Store) Gets(refs []pool.Ref) []clientv3.Op {
-	ops := make([]clientv3.Op, len(refs), len(refs)+1)
+func (s *Store) Gets(refs []pool.Ref) []*pb.RequestOp {
+	ops := make([]*pb.RequestOp, len(refs), len(refs)+1)
 	for i, ref := range refs {
-		ops[i] = clientv3.OpGet(s.layout.Key(ref))
+		ops[i] = get(s.layout.Key(ref))
 	}
 	return ops
 }
 
 // StateOf reads the answers to Gets(refs), which must be the first of the branch that was taken.
-func (s *Store) StateOf(refs []pool.Ref, resp *clientv3.TxnResponse) *pool.State {
+func (s *Store) StateOf(refs []pool.Ref, resp *pb.TxnResponse) *pool.State {
 	state := newState(resp.Header.Revision, len(refs))
 	s.addTo(state, refs, resp)
 	return state
@@ -231,7 +229,7 @@ func newState(revision int64, size int) *pool.State {
 	return &pool.State{Revision: revision, Asked: make(map[pool.Ref]bool, size), Records: make(map[pool.Ref]pool.Record, size)}
 }
 
-func (s *Store) addTo(state *pool.State, refs []pool.Ref, resp *clientv3.TxnResponse) {
+func (s *Store) addTo(state *pool.State, refs []pool.Ref, resp *pb.TxnResponse) {
 	for i, ref := range refs {
 		state.Asked[ref] = true
 		for _, kv := range resp.Responses[i].GetResponseRange().GetKvs() {
@@ -240,18 +238,14 @@ func (s *Store) addTo(state *pool.State, refs []pool.Ref, resp *clientv3.TxnResp
 	}
 }
 
-func leaseOf(rec pool.Record) []clientv3.OpOption {
-	var lease int64
+func leaseOf(rec pool.Record) int64 {
 	switch r := rec.(type) {
 	case *pool.Lock:
-		lease = r.Lease
+		return r.Lease
 	case *pool.Replica:
-		lease = r.Lease
+		return r.Lease
 	}
-	if lease == 0 {
-		return nil
-	}
-	return []clientv3.OpOption{clientv3.WithLease(clientv3.LeaseID(lease))}
+	return 0
 }
 
 // PutReplica announces this replica for as long as the lease lives. Its errors are those of Apply; a lease that is gone
@@ -261,8 +255,7 @@ func (s *Store) PutReplica(ctx context.Context, r *pool.Replica, lease clientv3.
 	if err != nil {
 		return err
 	}
-	put := clientv3.OpPut(s.layout.Key(r.Ref()), value, clientv3.WithLease(lease))
-	_, err = s.commit(ctx, &request{ops: []clientv3.Op{put}})
+	_, err = s.commit(ctx, &request{ops: []*pb.RequestOp{put(s.layout.Key(r.Ref()), value, int64(lease))}})
 	return err
 }
 
@@ -297,7 +290,7 @@ func again(err error) bool {
 func (s *Store) sweepBatch(ctx context.Context, keys []string, p *pool.Pool) error {
 	req := &request{cmps: s.Cmps([]pool.Guard{pool.Same(p)})}
 	for _, key := range keys {
-		req.ops = append(req.ops, clientv3.OpDelete(key))
+		req.ops = append(req.ops, del(key))
 	}
 	resp, err := s.commit(ctx, req)
 	if err == nil && !resp.Succeeded {

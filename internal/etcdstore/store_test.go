@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -226,7 +226,7 @@ func TestASlowServerCostsOneAttempt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.attempt = 100 * time.Millisecond
+	s.committer = NewCommitter(s.client, 100*time.Millisecond)
 	txn := &pool.Txn{If: []pool.Guard{pool.Absent(pool.BackupRef("p", "k"))}, Put: []pool.Record{backup("k")}, Event: event("e")}
 	v.block()
 	began := time.Now()
@@ -235,7 +235,7 @@ func TestASlowServerCostsOneAttempt(t *testing.T) {
 		t.Errorf("Apply says %v after %v, want ErrOutcomeUnknown after 100ms", err, time.Since(began))
 	}
 	v.flow()
-	s.attempt = patient
+	s.committer = NewCommitter(s.client, patient)
 	if res := apply(t, s, txn); !res.Applied || res.Revision != before+1 {
 		t.Errorf("sent again: %+v, want applied at %d", res, before+1)
 	}
@@ -440,7 +440,7 @@ func TestPiecesForOtherTransactions(t *testing.T) {
 	life := pool.Life{Pool: "p", Key: "k", Generation: revision}
 	refs := []pool.Ref{pool.ActiveRef("p", "k"), pool.RotationRef(life)}
 	guards := []pool.Guard{pool.LifeIs(life), pool.Absent(refs[1])}
-	resp, err := s.client.Txn(t.Context()).If(s.Cmps(guards)...).Then(append(s.Gets(refs), clientv3.OpGet("/rotator/locks/p/k"))...).Commit()
+	resp, err := s.committer.Commit(t.Context(), &pb.TxnRequest{Compare: s.Cmps(guards), Success: append(s.Gets(refs), get("/rotator/locks/p/k"))})
 	if err != nil || !resp.Succeeded {
 		t.Fatalf("the transaction: %+v, %v, want it to succeed", resp, err)
 	}
