@@ -37,6 +37,7 @@ type deed struct {
 	kind     string // of the operation
 	request  string
 	unknown  bool
+	parks    bool   // the recording shows that this request began to wait
 	outcome  string // of a rotate
 	rotation string // id
 	by       string // whose request is on record
@@ -63,7 +64,7 @@ var lifeModel = porcupine.NondeterministicModel{
 func (d deed) from(s lifeState) []lifeState {
 	switch {
 	case d.kind == history.Rotate && d.unknown:
-		return d.maybe(s, lifeState{phase: waiting, request: d.request}, s.phase == serving)
+		return d.maybe(s, lifeState{phase: waiting, request: d.request}, s.phase == serving && d.parks)
 	case d.kind == history.RemoveKey && d.unknown:
 		return d.maybe(s, lifeState{phase: gone}, s.phase == serving || s.phase == waiting)
 	case d.unknown: // enabled or disabled: what waits is cancelled
@@ -91,7 +92,7 @@ func (d deed) maybe(s, then lifeState, could bool) []lifeState {
 func (d deed) told(s lifeState) []lifeState {
 	made := lifeState{phase: ended, request: d.by, id: d.rotation}
 	switch {
-	case d.outcome == history.Pending && s.phase == serving:
+	case d.outcome == history.Pending && s.phase == serving && d.parks:
 		return []lifeState{{phase: waiting, request: d.request}}
 	case d.outcome == history.Pending:
 		return d.only(s, s.phase == waiting)
@@ -115,13 +116,83 @@ func (d deed) only(s lifeState, possible bool) []lifeState {
 // never is when deeds whose outcome is not known may still happen.
 const never = int64(1) << 61
 
+// reduce leaves out what says nothing that another operation does not say as well: the time it takes to find an order
+// grows fast with the operations under way at once, and a storm has dozens that were told the same.
+//
+//   - Of those told of one rotation by somebody else, or that the life is gone, only the first to return counts: a life
+//     that has ended stays so.
+//   - Of those told that nothing is on record, only the last to begin counts, for the same reason.
+//   - Of those told that it waits, one whose time encloses another's says no more than that one.
+func reduce(ops []porcupine.Operation) []porcupine.Operation {
+	first, last := make(map[deed]int), make(map[deed]int)
+	for i, op := range ops {
+		said := op.Input.(deed).said()
+		if f, there := first[said]; !there || op.Return < ops[f].Return {
+			first[said] = i
+		}
+		if l, there := last[said]; !there || op.Call > ops[l].Call {
+			last[said] = i
+		}
+	}
+	var kept []porcupine.Operation
+	for i, op := range ops {
+		d := op.Input.(deed)
+		switch said := d.said(); {
+		case d.acts():
+		case d.rotation != "" && first[said] != i:
+			continue
+		case d.rotation == "" && d.outcome == "" && d.kind == history.Rotate && first[said] != i:
+			continue
+		case d.rotation == "" && d.outcome == "" && d.kind == history.GetRotation && last[said] != i:
+			continue
+		case d.outcome == history.Pending && encloses(ops, i):
+			continue
+		}
+		kept = append(kept, op)
+	}
+	return kept
+}
+
+// acts reports whether a deed may have changed something.
+func (d deed) acts() bool {
+	return d.unknown || d.parks || d.kind != history.Rotate && d.kind != history.GetRotation || d.rotation != "" && d.by == d.request
+}
+
+// said is what a deed that changed nothing was told.
+func (d deed) said() deed {
+	if d.acts() {
+		return d
+	}
+	said := deed{outcome: d.outcome, rotation: d.rotation, by: d.by}
+	if d.rotation != "" {
+		said.outcome = ""
+	} else if d.outcome == "" {
+		said.kind = d.kind // a Rotate and a GetRotation mean different things by it
+	}
+	return said
+}
+
+// encloses reports whether another operation that was told the same lies within the time of the i-th.
+func encloses(ops []porcupine.Operation, i int) bool {
+	said := ops[i].Input.(deed).said()
+	for j, other := range ops {
+		if j == i || other.Input.(deed).said() != said || other.Call < ops[i].Call || other.Return > ops[i].Return {
+			continue
+		}
+		if same := other.Call == ops[i].Call && other.Return == ops[i].Return; !same || j < i {
+			return true
+		}
+	}
+	return false
+}
+
 // linearize checks each life.
 func (r *run) linearize() {
 	lives := r.deeds()
 	model := lifeModel.ToModel()
 	for _, life := range slices.Sorted(maps.Keys(lives)) {
 		r.Stats.Lives++
-		result := porcupine.CheckOperationsTimeout(model, lives[life], r.Patience)
+		result := porcupine.CheckOperationsTimeout(model, reduce(lives[life]), r.Patience)
 		if result == porcupine.Ok {
 			continue
 		}
@@ -146,6 +217,7 @@ func (r *run) deeds() map[string][]porcupine.Operation {
 			number[op.Client] = len(number)
 		}
 		d.kind, d.request, d.op = op.Kind, op.RequestID, int64(i+1)
+		d.parks = r.parked(op)
 		end := op.End
 		if d.unknown {
 			end = never
@@ -181,6 +253,11 @@ func (r *run) deed(op history.Op) (life string, d deed, about bool) {
 	return "", d, false
 }
 
+// parked reports whether an operation's request began to wait, in any life of its key: requests are not used twice.
+func (r *run) parked(op history.Op) bool {
+	return slices.ContainsFunc(r.world.parks[op.Pool+"/"+op.Key], func(p park) bool { return p.request == op.RequestID })
+}
+
 // waitingIn is the life a PENDING answer to a trigger without generation is about; 0 if that cannot be told.
 func (r *run) waitingIn(op history.Op) (generation int64) {
 	from, to := r.window(op)
@@ -197,16 +274,20 @@ func (r *run) waitingIn(op history.Op) (generation int64) {
 func (r *run) lifeOfRequest(op history.Op) int64 {
 	id := op.Pool + "/" + op.Key
 	_, to := r.window(op)
+	begun := never
+	if op.Outcome == history.Pending {
+		begun = to // the life it waits in
+	}
 	if op.Unknown() || op.Outcome == history.Pending {
 		to = never // it may be made later
 	}
 	for _, rot := range r.world.byOld[id] {
-		if rot.revision <= to && rot.RequestID == op.RequestID && (op.Generation == 0 || op.Generation == rot.generation) {
+		if rot.revision <= to && rot.generation <= begun && rot.RequestID == op.RequestID && (op.Generation == 0 || op.Generation == rot.generation) {
 			return rot.generation
 		}
 	}
 	for _, p := range r.world.parks[id] {
-		if p.request == op.RequestID && (op.Generation == 0 || op.Generation == p.generation) {
+		if p.generation <= begun && p.request == op.RequestID && (op.Generation == 0 || op.Generation == p.generation) {
 			return p.generation
 		}
 	}
