@@ -58,6 +58,7 @@ func (s *scanner) active(m *storagev1.Active) {
 	scanEnum(s, "status", &m.Status, rotatorv1.KeyStatus_value)
 	s.time("statusUntil", &m.StatusUntil)
 	s.sealed(&m.Sealed)
+	s.labels(&m.Labels)
 	s.text("replaces", &m.Replaces)
 	s.time("addedAt", &m.AddedAt)
 }
@@ -65,6 +66,7 @@ func (s *scanner) active(m *storagev1.Active) {
 func (s *scanner) backup(m *storagev1.Backup) {
 	s.int32("schema", &m.Schema)
 	s.sealed(&m.Sealed)
+	s.labels(&m.Labels)
 	s.time("addedAt", &m.AddedAt)
 }
 
@@ -75,6 +77,7 @@ func (s *scanner) retired(m *storagev1.Retired) {
 	s.int64("generation", &m.Generation)
 	s.text("replacedBy", &m.ReplacedBy)
 	s.sealed(&m.Sealed)
+	s.labels(&m.Labels)
 	s.time("addedAt", &m.AddedAt)
 	s.time("retiredAt", &m.RetiredAt)
 }
@@ -114,6 +117,29 @@ func (s *scanner) sealed(to **storagev1.Sealed) {
 	s.text("preview", &m.Preview)
 	s.expect('}')
 	s.further = true
+	*to = m
+}
+
+// labels leaves none at all, and one that is there twice, to protojson.
+func (s *scanner) labels(to *map[string]string) {
+	if !s.field("labels") {
+		return
+	}
+	m := make(map[string]string)
+	s.expect('{')
+	for n := 0; !s.foreign; {
+		name := string(s.quoted())
+		s.expect(':')
+		m[name] = string(s.quoted())
+		if n++; len(m) != n {
+			s.foreign = true
+		}
+		if s.at >= len(s.in) || s.in[s.at] != ',' {
+			break
+		}
+		s.at++
+	}
+	s.expect('}')
 	*to = m
 }
 

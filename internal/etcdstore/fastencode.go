@@ -3,6 +3,8 @@ package etcdstore
 import (
 	"bytes"
 	"encoding/base64"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -21,7 +23,7 @@ import (
 // It is no second format: protojson still does whatever the fast path does not take, and the tests in
 // fastcodec_test.go hold the two against each other, byte for byte, over random, odd and damaged records, and see to it
 // that ordinary records are taken. A field added to one of these messages has to be added here, or be left to protojson
-// by name as labels are: TestFastEncodeKnowsEveryField fails until then. The reading side cannot lose one.
+// by name as spend is: TestFastEncodeKnowsEveryField fails until then. The reading side cannot lose one.
 
 // encode is marshal, by a shorter way for the messages a rotation writes.
 func encode(m proto.Message) (string, error) {
@@ -32,7 +34,7 @@ func encode(m proto.Message) (string, error) {
 }
 
 // fastEncode is what marshal makes of a message, or not ok: then marshal has to do it, and to say what is wrong, if
-// anything is. Left to marshal are labels, spend, strings that are not plain, enum values without a name and times
+// anything is. Left to marshal are spend, strings that are not plain, enum values without a name and times
 // that JSON cannot hold.
 //
 // The functions below append a field unless it has its zero value, in the order of the contract. They hand on a nil
@@ -64,7 +66,7 @@ func fastEncode(m proto.Message) (line string, ok bool) {
 }
 
 func appendActive(b []byte, m *storagev1.Active) []byte {
-	if len(m.Labels) > 0 || m.SpendUsd != nil {
+	if m.SpendUsd != nil {
 		return nil
 	}
 	b = appendInt32(b, "schema", m.Schema)
@@ -72,21 +74,20 @@ func appendActive(b []byte, m *storagev1.Active) []byte {
 	b = appendEnum(b, "status", int32(m.Status), rotatorv1.KeyStatus_name)
 	b = appendTime(b, "statusUntil", m.StatusUntil)
 	b = appendSealed(b, m.Sealed)
+	b = appendLabels(b, m.Labels)
 	b = appendText(b, "replaces", m.Replaces)
 	return appendTime(b, "addedAt", m.AddedAt)
 }
 
 func appendBackup(b []byte, m *storagev1.Backup) []byte {
-	if len(m.Labels) > 0 {
-		return nil
-	}
 	b = appendInt32(b, "schema", m.Schema)
 	b = appendSealed(b, m.Sealed)
+	b = appendLabels(b, m.Labels)
 	return appendTime(b, "addedAt", m.AddedAt)
 }
 
 func appendRetired(b []byte, m *storagev1.Retired) []byte {
-	if len(m.Labels) > 0 || m.SpendUsd != nil {
+	if m.SpendUsd != nil {
 		return nil
 	}
 	b = appendInt32(b, "schema", m.Schema)
@@ -95,6 +96,7 @@ func appendRetired(b []byte, m *storagev1.Retired) []byte {
 	b = appendInt64(b, "generation", m.Generation)
 	b = appendText(b, "replacedBy", m.ReplacedBy)
 	b = appendSealed(b, m.Sealed)
+	b = appendLabels(b, m.Labels)
 	b = appendTime(b, "addedAt", m.AddedAt)
 	return appendTime(b, "retiredAt", m.RetiredAt)
 }
@@ -163,6 +165,23 @@ func appendSealed(b []byte, m *storagev1.Sealed) []byte {
 	return closeObject(appendText(b, "preview", m.Preview))
 }
 
+// appendLabels sorts them, as protojson does.
+func appendLabels(b []byte, labels map[string]string) []byte {
+	if len(labels) == 0 || b == nil {
+		return b
+	}
+	b = append(appendName(b, "labels"), '{')
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		if !allPlain(name) || !allPlain(labels[name]) {
+			return nil
+		}
+		b = append(appendName(b, name), '"')
+		b = append(b, labels[name]...)
+		b = append(b, '"')
+	}
+	return append(b, '}')
+}
+
 func closeObject(b []byte) []byte {
 	if b == nil {
 		return nil
@@ -184,14 +203,21 @@ func appendText(b []byte, name, text string) []byte {
 	if text == "" || b == nil {
 		return b
 	}
-	for i := range len(text) {
-		if !plain(text[i]) {
-			return nil
-		}
+	if !allPlain(text) {
+		return nil
 	}
 	b = append(appendName(b, name), '"')
 	b = append(b, text...)
 	return append(b, '"')
+}
+
+func allPlain(text string) bool {
+	for i := range len(text) {
+		if !plain(text[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // plain reports whether a byte stands for itself in a JSON string and is a character by itself.
