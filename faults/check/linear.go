@@ -276,7 +276,7 @@ func (r *run) lifeOfRequest(op history.Op) int64 {
 	_, to := r.window(op)
 	begun := never
 	if op.Outcome == history.Pending {
-		begun = to // the life it waits in
+		begun = op.Revision // the life it waits in
 	}
 	if op.Unknown() || op.Outcome == history.Pending {
 		to = never // it may be made later

@@ -10,7 +10,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -207,19 +206,24 @@ func (g *group) meets(e *entry) bool {
 }
 
 func newEntry(ctx context.Context, t *pb.TxnRequest) *entry {
-	e := &entry{txn: t, ctx: ctx, done: make(chan answer, 1), bytes: proto.Size(t)}
+	e := &entry{txn: t, ctx: ctx, done: make(chan answer, 1)}
 	e.touched = make([]touch, 0, len(t.Compare)+len(t.Success)+len(t.Failure))
 	for _, cmp := range t.Compare {
 		e.touched = append(e.touched, touch{key: string(cmp.Key)})
+		e.bytes += len(cmp.Key) + opOverhead
 	}
 	for _, ops := range [...][]*pb.RequestOp{t.Success, t.Failure} {
 		for _, op := range ops {
 			key, changes := keyOf(op)
 			e.touched = append(e.touched, touch{string(key), changes})
+			e.bytes += len(key) + len(op.GetRequestPut().GetValue()) + opOverhead
 		}
 	}
 	return e
 }
+
+// opOverhead is more than an operation takes beside its key and value.
+const opOverhead = 32
 
 // sendGroup sends a group and answers everyone in it.
 func (c *Committer) sendGroup(entries []*entry) {

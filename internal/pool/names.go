@@ -2,7 +2,6 @@ package pool
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -55,17 +54,27 @@ const (
 	MaxKeysPerAdd   = 1000
 )
 
-var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$`)
-
 // CheckName says what is wrong with a pool, key, slot or proxy name; "" if nothing is.
 func CheckName(name string) string {
 	switch {
 	case name == "":
 		return "is required"
-	case !nameRule.MatchString(name):
+	case !wellNamed(name):
 		return "must match [A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
 	}
 	return ""
+}
+
+// wellNamed is the rule without a regular expression: it is asked for each name of each call and record.
+func wellNamed(name string) bool {
+	for i := range len(name) {
+		c := name[i]
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && (i == 0 || strings.IndexByte("._:@-", c) < 0) {
+			return false
+		}
+	}
+	return 0 < len(name) && len(name) <= 128
 }
 
 // CheckText says what is wrong with a free text of at most max bytes; "" if nothing is.
