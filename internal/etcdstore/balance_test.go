@@ -49,11 +49,11 @@ func (f *frozen) copy(to, from net.Conn) {
 	for {
 		n, err := from.Read(buf)
 		f.RLock() // held up while frozen
+		if err == nil {
+			_, err = to.Write(buf[:n])
+		}
 		f.RUnlock()
 		if err != nil {
-			return
-		}
-		if _, err := to.Write(buf[:n]); err != nil {
 			return
 		}
 		f.passed.Add(int64(n))
