@@ -334,3 +334,34 @@ func TestUnknownOutcomesAndWaiting(t *testing.T) {
 		t.Errorf("violations, or the wait was not seen: %+v", r.Stats)
 	}
 }
+
+// Transitions that are made at once share a revision, and each has its own event.
+func TestTransitionsShareARevision(t *testing.T) {
+	for name, spoil := range map[string]func([]recorder.Change) []recorder.Change{
+		"":                    func(c []recorder.Change) []recorder.Change { return c },
+		"an event is missing": func(c []recorder.Change) []recorder.Change { return slices.Delete(c, 6, 7) },
+	} {
+		s := newStory()
+		g := s.pool()
+		g1 := s.rev(put("active/p/a1", healthy("a1", "a1")), put("slots/p/a1", `{"state":"SLOT_STATE_OPEN"}`), put("fingerprints/p/f-a1", `{"keyId":"a1"}`), event("a1", "key.added", "keys/a1", `"keyId":"a1"`))
+		s.op(history.Op{Kind: history.AddKeys, Added: []history.Added{{ID: "a1", Result: "ADDED", Revision: s.at}}})
+		s.op(history.Op{Kind: history.Rotate, Client: "q1", Key: "a0", Generation: g, RequestID: "q1", Code: "DEADLINE_EXCEEDED"})
+		s.op(history.Op{Kind: history.Rotate, Client: "q2", Key: "a1", Generation: g1, RequestID: "q2", Code: "DEADLINE_EXCEEDED"})
+		for i := range s.in.Ops { // they were not repeated
+			s.in.Ops[i].Last = s.in.Ops[i].Code == history.OK
+		}
+		s.lock("a0", "r0")
+		s.lock("a1", "r0")
+		both := append(rotation("R", "a0", "b0", "a0", "q1", g), rotation("S", "a1", "b1", "a1", "q2", g1)...)
+		s.at++
+		s.time += time.Millisecond
+		for i := range both {
+			both[i].Create = s.at
+		}
+		s.in.Recording = append(s.in.Recording, recorder.Revision{Revision: s.at, Seen: s.in.Epoch.Add(s.time), Changes: spoil(both)})
+		if r := check.Run(s.in); r.OK() != (name == "") {
+			r.Write(os.Stderr)
+			t.Errorf("%q: ok is %v", name, r.OK())
+		}
+	}
+}
