@@ -365,3 +365,20 @@ func TestTransitionsShareARevision(t *testing.T) {
 		}
 	}
 }
+
+// A rotation whose own caller was not told, since its replica crashed, may be told to another one first.
+func TestOthersMayBeToldFirst(t *testing.T) {
+	s := newStory()
+	g := s.pool()
+	s.op(history.Op{Kind: history.Rotate, Client: "q1", Key: "a0", Generation: g, RequestID: "q1", Code: "UNAVAILABLE"})
+	s.last(0).Last = false
+	s.lock("a0", "r0")
+	s.rev(rotation("R", "a0", "b0", "a0", "q1", g)...)
+	s.op(answer(history.Rotate, history.AlreadyRotated, "R", "q2", "q1", g, s.at))
+	s.op(answer(history.Rotate, history.Rotated, "R", "q1", "q1", g, s.at))
+	s.last(0).Call = s.last(2).Call
+	if r := check.Run(s.in); !r.OK() {
+		r.Write(os.Stderr)
+		t.Error("a rotation that was told to another caller first is held to be a violation")
+	}
+}

@@ -64,7 +64,7 @@ var lifeModel = porcupine.NondeterministicModel{
 func (d deed) from(s lifeState) []lifeState {
 	switch {
 	case d.kind == history.Rotate && d.unknown:
-		return d.maybe(s, lifeState{phase: waiting, request: d.request}, s.phase == serving && d.parks)
+		return d.maybe(s, lifeState{phase: waiting, request: d.request}, s.phase == serving) // or it is made at once
 	case d.kind == history.RemoveKey && d.unknown:
 		return d.maybe(s, lifeState{phase: gone}, s.phase == serving || s.phase == waiting)
 	case d.unknown: // enabled or disabled: what waits is cancelled
