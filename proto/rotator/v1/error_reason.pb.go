@@ -85,8 +85,8 @@ const (
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 26
 	// etcd has no space left: writes are refused until the alarm is disarmed. Code RESOURCE_EXHAUSTED.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
-	// The pool has had as many rotations as its bound allows, and nothing was used up. Code RESOURCE_EXHAUSTED, with
-	// google.rpc.RetryInfo that says when the next is possible.
+	// The pool has had as many rotations as its bound allows; nothing was used up. The delay says when the next is possible.
+	// Code RESOURCE_EXHAUSTED, with google.rpc.RetryInfo.
 	ErrorReason_ERROR_REASON_ROTATION_BOUND ErrorReason = 28
 	// There is nothing to retry: the key has neither failed to be minted nor failed to be revoked. Code FAILED_PRECONDITION.
 	ErrorReason_ERROR_REASON_NOTHING_TO_RETRY ErrorReason = 29
