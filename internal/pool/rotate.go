@@ -157,7 +157,8 @@ func NewRotator(cfg RotatorConfig) *Rotator {
 	}
 	r := &Rotator{RotatorConfig: cfg, flights: make(map[Life]*flight)}
 	r.applier = applier{store: cfg.Store, unknown: func(t *Txn, attempt int, err error) {
-		cfg.Observer.OutcomeUnknown(t.Event.Pool, t.Event.Subject, attempt, err)
+		pool, subject := t.about()
+		cfg.Observer.OutcomeUnknown(pool, subject, attempt, err)
 	}}
 	r.base, r.stop = context.WithCancel(context.Background())
 	return r

@@ -229,7 +229,8 @@ func (g Guard) Holds(s *State) bool {
 	return at.ModRevision == g.Revision
 }
 
-// Txn is one guarded transition: all guards hold and all changes happen, or nothing does. The event is part of it.
+// Txn is one guarded transition: all guards hold and all changes happen, or nothing does. The event is part of it; what is
+// no transition, such as a reading of a key's spend, has none.
 //
 // Sending the same Txn again after an unknown outcome is safe: its event is written once. A definite "no" answers for all
 // copies under way if one of the guards that did not hold is final; else see Result.Late.
@@ -238,6 +239,15 @@ type Txn struct {
 	Put    []Record
 	Delete []Ref
 	Event  *Event
+}
+
+// about names what the transaction is about, for the log.
+func (t *Txn) about() (pool, subject string) {
+	if t.Event != nil {
+		return t.Event.Pool, t.Event.Subject
+	}
+	ref := t.Put[0].Ref() // without an event it puts what is no transition, such as a reading
+	return ref.Pool, string(ref.Kind) + "/" + ref.Name
 }
 
 // Result is the store's definite answer to a Txn.
