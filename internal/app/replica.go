@@ -229,7 +229,7 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 	r.follower = etcdstore.NewFollower(r.store, r.mirror, r.log)
 	r.elector, err = election.New(election.Config{
 		Client: r.client, TTL: r.cfg.SessionTTL, Attempt: etcdAttempt, Log: r.log, Announce: r.announce, Changed: r.updateHealth,
-		Commit: committer.Commit,
+		Commit: committer.Commit, Name: r.cfg.Name, Roles: layout.RolesPrefix(),
 	})
 	if err != nil {
 		return err
