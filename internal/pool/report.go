@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -91,8 +92,11 @@ func checkHeaders(headers map[string]string) string {
 		return fmt.Sprintf("has %d headers, at most %d are allowed: send those that matter", len(headers), MaxReportHeaders)
 	}
 	for name, value := range headers {
-		if name == "" || len(name) > MaxReportHeaderName || len(value) > MaxReportHeaderValue {
+		switch {
+		case name == "" || len(name) > MaxReportHeaderName || len(value) > MaxReportHeaderValue:
 			return fmt.Sprintf("has a name that is empty or longer than %d bytes, or a value longer than %d", MaxReportHeaderName, MaxReportHeaderValue)
+		case strings.ContainsFunc(name, func(r rune) bool { return r < '!' || r > '~' }) || CheckText(value, MaxReportHeaderValue) != "":
+			return "has a name or a value that HTTP does not allow"
 		}
 	}
 	return ""
@@ -144,6 +148,8 @@ func (r *Rotator) Report(ctx context.Context, rep FailureReport) (*ReportResult,
 	if err := rep.check(); err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, r.reportBudget(rep.Pool))
+	defer cancel()
 	rep.Source = r.Scrub(rep.Source)
 	if rep.RequestID == "" {
 		rep.RequestID = uuid.NewString()
@@ -154,6 +160,19 @@ func (r *Rotator) Report(ctx context.Context, rep FailureReport) (*ReportResult,
 	}
 	r.Observer.Reported(Life{rep.Pool, rep.Key, rep.Generation}, res.Verdict, res.Rule)
 	return res, nil
+}
+
+// quickBudget bounds a report for which no upstream is asked, so that callers learn within two seconds that it cannot work.
+const quickBudget = 1800 * time.Millisecond
+
+func (r *Rotator) reportBudget(pool string) time.Duration {
+	budget := max(quickBudget, r.Budget)
+	r.Mirror.Read(func(s *Snapshot) {
+		if p := s.Pool(pool); p != nil && p.Pool.Spec.ConfirmReports {
+			budget = max(budget, confirmBudget)
+		}
+	})
+	return budget
 }
 
 // decideReport looks in memory first, and in the store where memory cannot tell.
