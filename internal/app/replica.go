@@ -26,6 +26,7 @@ import (
 	"github.com/rotatord/rotatord/internal/pool"
 	"github.com/rotatord/rotatord/internal/seal"
 	"github.com/rotatord/rotatord/internal/telemetry"
+	"github.com/rotatord/rotatord/internal/upstream"
 	"github.com/rotatord/rotatord/internal/version"
 )
 
@@ -245,11 +246,14 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 	}
 	watched := observer{r.telemetry, r.suspectFull}
 	var keyLocks pool.Locks = &locks{elector: r.elector, store: r.store, replica: r.cfg.Name, suspect: r.suspectFull}
+	known := &upstreams{client: upstream.NewClient(upstream.ClientConfig{})}
+	r.later(func() error { known.client.Close(); return nil })
 	if seams.Locks != nil {
 		keyLocks = seams.Locks(keyLocks)
 	}
 	r.rotator = pool.NewRotator(pool.RotatorConfig{
 		Store: store, Locks: keyLocks, Mirror: r.mirror, Observer: watched, Replica: r.cfg.Name,
+		Sealer: r.keys, Classify: known, Prober: known, Scrub: scrub,
 		Ready: r.Writable, Steps: seams.Steps, Budget: seams.Budget,
 	})
 	r.later(func() error { r.rotator.Close(); return nil })

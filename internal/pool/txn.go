@@ -229,8 +229,9 @@ func (g Guard) Holds(s *State) bool {
 	return at.ModRevision == g.Revision
 }
 
-// Txn is one guarded transition: all guards hold and all changes happen, or nothing does. The event is part of it; what is
-// no transition, such as a reading of a key's spend, has none.
+// Txn is one guarded transition: all guards hold and all changes happen, or nothing does. The event is part of it; it is nil
+// for what is no transition, such as a note that a key was reported bad. Then a second copy of it is not known again: its
+// guards must not hold any more once it was applied.
 //
 // Sending the same Txn again after an unknown outcome is safe: its event is written once. A definite "no" answers for all
 // copies under way if one of the guards that did not hold is final; else see Result.Late.
@@ -241,13 +242,17 @@ type Txn struct {
 	Event  *Event
 }
 
-// about names what the transaction is about, for the log.
+// about is what the transaction is about, for the log. One without an event, which makes no transition, is about the record
+// that it puts.
 func (t *Txn) about() (pool, subject string) {
-	if t.Event != nil {
+	switch {
+	case t.Event != nil:
 		return t.Event.Pool, t.Event.Subject
+	case len(t.Put) > 0:
+		ref := t.Put[0].Ref()
+		return ref.Pool, string(ref.Kind) + "/" + ref.Name
 	}
-	ref := t.Put[0].Ref() // without an event it puts what is no transition, such as a reading
-	return ref.Pool, string(ref.Kind) + "/" + ref.Name
+	return "", ""
 }
 
 // Result is the store's definite answer to a Txn.
