@@ -340,7 +340,9 @@ func split(key string) (kind, pool, rest string) {
 }
 
 // transient kinds belong to sessions; changing them is no transition.
-func transient(kind string) bool { return kind == "locks" || kind == "replicas" || kind == "leaders" }
+func transient(kind string) bool {
+	return kind == "locks" || kind == "replicas" || kind == "leaders" || kind == "health"
+}
 
 func (r *Recorder) put(kv *mvccpb.KeyValue) {
 	key := strings.TrimPrefix(string(kv.Key), r.prefix)
