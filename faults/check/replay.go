@@ -55,7 +55,7 @@ func (r *run) apply(rev recorder.Revision, first bool) map[string]*record {
 		if err != nil {
 			r.add(Violation{Invariant: "I8", Revision: rev.Revision, Pool: pool, Key: name, Text: fmt.Sprintf("%s cannot be read: %v", c.Key, err)})
 		}
-		if (c.Lease != 0) != transient(kind) {
+		if (c.Lease != 0) != leased(kind) {
 			r.add(Violation{Invariant: "I7", Revision: rev.Revision, Pool: pool, Key: name, Text: fmt.Sprintf("%s is put with lease %x", c.Key, c.Lease)})
 		}
 		if before[c.Key] != nil && (kind == "rotations" || kind == "events") {

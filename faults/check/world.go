@@ -98,9 +98,11 @@ func split(key string) (kind, pool, name string) {
 	return parts[0], parts[1], parts[2]
 }
 
-func transient(kind string) bool {
-	return kind == "locks" || kind == "replicas" || kind == "leaders" || kind == "health"
-}
+// leased kinds belong to sessions.
+func leased(kind string) bool { return kind == "locks" || kind == "replicas" || kind == "leaders" }
+
+// transient kinds belong to sessions, or are notes of what was reported; changing them is no transition.
+func transient(kind string) bool { return leased(kind) || kind == "health" }
 
 func newWorld() *world {
 	return &world{
