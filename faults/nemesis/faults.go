@@ -49,7 +49,7 @@ var faults = append([]fault{
 
 // atSteps are a crash and a pause at each step of a rotation.
 func atSteps() (kinds []fault) {
-	for _, step := range []string{"campaign", "locked", "read", "commit", "answer"} {
+	for _, step := range []string{"campaign", "locked", "read", "send", "commit", "answer"} {
 		kinds = append(kinds,
 			fault{name: "crash-" + step, groups: []string{"steps", "crash", "basic"}, embedded: true, run: crashAt(step)},
 			fault{name: "pause-" + step, groups: []string{"steps", "pause", "basic"}, embedded: true, run: pauseAt(step)})
@@ -349,7 +349,7 @@ func (r *run) hold(p *cluster.Replica, step string, pause time.Duration) error {
 
 func revokeHolder(r *run) error {
 	p := r.replica()
-	for _, step := range []string{"locked", "read"} {
+	for _, step := range []string{"locked", "read", "send"} {
 		if err := r.hold(p, step, 1500*time.Millisecond); err != nil {
 			return err
 		}
