@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/specpb"
 	storagev1 "github.com/rotatord/rotatord/proto/rotator/storage/v1"
 	rotatorv1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
@@ -51,6 +52,7 @@ func eventMessage(e *pool.Event, source string) *storagev1.Event {
 			Trigger: rotatorv1.Trigger(e.Trigger), TriggerSource: e.Source, Reason: e.Reason, RequestId: e.RequestID,
 			KeyId: e.Key, NewKeyId: e.NewKey, Generation: e.Generation, Slot: e.Slot, ProxyId: e.Proxy,
 			RotationId: e.RotationID, Status: rotatorv1.KeyStatus(e.Status), Home: rotatorv1.KeyHome(e.Home),
+			StatusUntil: toProto(e.Until), Phase: rotatorv1.KeyPhase(e.Phase), Rule: e.Rule,
 		},
 	}
 }
@@ -72,18 +74,20 @@ func marshal(m proto.Message) (string, error) {
 func message(rec pool.Record) proto.Message {
 	switch r := rec.(type) {
 	case *pool.Pool:
-		return &storagev1.Pool{Schema: pool.Schema, Spec: &rotatorv1.PoolSpec{Description: r.Spec.Description, Labels: r.Spec.Labels},
-			Paused: r.Paused, Deleting: r.Deleting, CreatedAt: toProto(r.CreatedAt)}
+		return &storagev1.Pool{Schema: pool.Schema, Spec: specpb.FromSpec(r.Spec), Paused: r.Paused, Deleting: r.Deleting,
+			CreatedAt: toProto(r.CreatedAt), Incident: specpb.FromIncident(r.Incident), Credential: sealedToProto(r.Credential)}
 	case *pool.Slot:
 		return &storagev1.Slot{Schema: pool.Schema, State: slotState(r.Closing), CreatedAt: toProto(r.CreatedAt)}
 	case *pool.Active:
 		return &storagev1.Active{Schema: pool.Schema, Slot: r.Slot, Status: rotatorv1.KeyStatus(r.Status), StatusUntil: toProto(r.StatusUntil),
-			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, Replaces: r.Replaces, AddedAt: toProto(r.AddedAt), SpendUsd: r.SpendUSD}
+			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, Replaces: r.Replaces, AddedAt: toProto(r.AddedAt), SpendUsd: r.SpendUSD,
+			BudgetUsd: r.BudgetUSD, SpendAt: toProto(r.SpendAt), StatusSince: toProto(r.StatusSince), StatusReason: r.StatusReason}
 	case *pool.Backup:
 		return &storagev1.Backup{Schema: pool.Schema, Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt)}
 	case *pool.Retired:
-		return &storagev1.Retired{Schema: pool.Schema, Phase: storagev1.RetiredPhase(r.Phase), Slot: r.Slot, Generation: r.Generation, ReplacedBy: r.ReplacedBy,
-			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt), RetiredAt: toProto(r.RetiredAt), SpendUsd: r.SpendUSD}
+		return &storagev1.Retired{Schema: pool.Schema, Phase: retiredPhase(r.Phase), Slot: r.Slot, Generation: r.Generation, ReplacedBy: r.ReplacedBy,
+			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt), RetiredAt: toProto(r.RetiredAt), SpendUsd: r.SpendUSD,
+			Work: workToProto(r.Work)}
 	case *pool.Rotation:
 		return &storagev1.Rotation{Schema: pool.Schema, Id: r.ID, Slot: r.Slot, NewKeyId: r.NewKey, Trigger: rotatorv1.Trigger(r.Trigger), Source: r.Source,
 			Reason: r.Reason, RequestId: r.RequestID, ProxyId: r.ProxyID, Holder: r.Holder, CommittedAt: toProto(r.CommittedAt)}
@@ -99,8 +103,50 @@ func message(rec pool.Record) proto.Message {
 	case *pool.Replica:
 		return &storagev1.Replica{Schema: pool.Schema, KnowsSchema: int32(r.KnowsSchema), Address: r.Address, Version: r.Build,
 			StartedAt: toProto(r.StartedAt), Instance: r.Instance}
+	case *pool.Preparation:
+		return &storagev1.Stock{Schema: pool.Schema, Phase: storagev1.StockPhase(r.Phase), Work: workToProto(r.Work), Sealed: sealedToProto(r.Sealed),
+			Labels: r.Labels, PlannedAt: toProto(r.PlannedAt), Alias: r.Alias}
+	case *pool.Token:
+		return &storagev1.Token{Schema: pool.Schema, UsedAt: toProto(r.UsedAt), KeyId: r.Key}
+	case *pool.Health:
+		return &storagev1.Health{Schema: pool.Schema, Strikes: strikesToProto(r.Strikes)}
+	case *pool.Relay:
+		return &storagev1.Relay{Schema: pool.Schema, Revision: r.Revision, EventId: r.EventID, UpdatedAt: toProto(r.UpdatedAt)}
 	}
 	return nil
+}
+
+// retiredPhase is the phase of a retired key as it is stored. The stored enums begin at 1, each.
+func retiredPhase(p pool.Phase) storagev1.RetiredPhase {
+	return storagev1.RetiredPhase(p - pool.PhaseRetired + 1)
+}
+
+func workToProto(w *pool.Work) *storagev1.Work {
+	if w == nil {
+		return nil
+	}
+	return &storagev1.Work{Generation: w.Generation, ObservedGeneration: w.Observed, Attempts: int32(w.Attempts), NotBefore: toProto(w.NotBefore),
+		Problem: w.Problem, Intent: w.Intent, PhaseSince: toProto(w.PhaseSince)}
+}
+
+func work(m *storagev1.Work) *pool.Work {
+	if m == nil {
+		return nil
+	}
+	w := &pool.Work{Generation: m.Generation, Observed: m.ObservedGeneration, Attempts: int(m.Attempts), NotBefore: toTime(m.NotBefore),
+		Problem: m.Problem, Intent: m.Intent, PhaseSince: toTime(m.PhaseSince)}
+	if len(w.Observed) == 0 {
+		w.Observed = nil
+	}
+	return w
+}
+
+func strikesToProto(strikes []pool.Strike) []*storagev1.Strike {
+	out := make([]*storagev1.Strike, len(strikes))
+	for i, s := range strikes {
+		out[i] = &storagev1.Strike{KeyId: s.Key, Generation: s.Generation, Slot: s.Slot, At: toProto(s.At)}
+	}
+	return out
 }
 
 func slotState(closing bool) storagev1.SlotState {
@@ -238,11 +284,15 @@ var decoders = map[pool.Kind]decoder{
 	pool.KindFingerprint: of(readFingerprint),
 	pool.KindLock:        leased(readLock),
 	pool.KindReplica:     leased(readReplica),
+	pool.KindPreparation: of(readPreparation),
+	pool.KindToken:       of(readToken),
+	pool.KindHealth:      of(readHealth),
+	pool.KindRelay:       of(readRelay),
 }
 
 func readPool(ref pool.Ref, v pool.Version, m *storagev1.Pool) (pool.Record, error) {
-	return &pool.Pool{Version: v, Name: ref.Pool, Spec: pool.Spec{Description: m.GetSpec().GetDescription(), Labels: labels(m.GetSpec().GetLabels())},
-		Paused: m.Paused, Deleting: m.Deleting, CreatedAt: toTime(m.CreatedAt)}, nil
+	return &pool.Pool{Version: v, Name: ref.Pool, Spec: specpb.ToSpec(m.GetSpec()), Paused: m.Paused, Deleting: m.Deleting,
+		CreatedAt: toTime(m.CreatedAt), Incident: specpb.ToIncident(m.Incident), Credential: sealed(m.Credential)}, nil
 }
 
 func readSlot(ref pool.Ref, v pool.Version, m *storagev1.Slot) (pool.Record, error) {
@@ -260,7 +310,8 @@ func readActive(ref pool.Ref, v pool.Version, m *storagev1.Active) (pool.Record,
 		return nil, fmt.Errorf("status is unknown (%d)", m.Status)
 	}
 	return &pool.Active{Version: v, Pool: ref.Pool, Key: ref.Name, Slot: m.Slot, Status: status, StatusUntil: toTime(m.StatusUntil),
-			Sealed: sealed(m.Sealed), Labels: labels(m.Labels), Replaces: m.Replaces, AddedAt: toTime(m.AddedAt), SpendUSD: m.SpendUsd},
+			Sealed: sealed(m.Sealed), Labels: labels(m.Labels), Replaces: m.Replaces, AddedAt: toTime(m.AddedAt), SpendUSD: m.SpendUsd,
+			BudgetUSD: m.BudgetUsd, SpendAt: toTime(m.SpendAt), StatusSince: toTime(m.StatusSince), StatusReason: m.StatusReason},
 		checkName("slot", m.Slot)
 }
 
@@ -269,12 +320,13 @@ func readBackup(ref pool.Ref, v pool.Version, m *storagev1.Backup) (pool.Record,
 }
 
 func readRetired(ref pool.Ref, v pool.Version, m *storagev1.Retired) (pool.Record, error) {
-	phase := pool.RetiredPhase(m.Phase)
-	if phase <= pool.PhaseUnspecified || phase > pool.PhaseRetired {
+	phase := pool.Phase(m.Phase) + pool.PhaseRetired - 1
+	if phase < pool.PhaseRetired || phase > pool.PhasePurged {
 		return nil, fmt.Errorf("phase is unknown (%d)", m.Phase)
 	}
 	return &pool.Retired{Version: v, Pool: ref.Pool, Key: ref.Name, Phase: phase, Slot: m.Slot, Generation: m.Generation, ReplacedBy: m.ReplacedBy,
-			Sealed: sealed(m.Sealed), Labels: labels(m.Labels), AddedAt: toTime(m.AddedAt), RetiredAt: toTime(m.RetiredAt), SpendUSD: m.SpendUsd},
+			Sealed: sealed(m.Sealed), Labels: labels(m.Labels), AddedAt: toTime(m.AddedAt), RetiredAt: toTime(m.RetiredAt), SpendUSD: m.SpendUsd,
+			Work: work(m.Work)},
 		errors.Join(checkName("slot", m.Slot), checkName("replacedBy", m.ReplacedBy), checkGeneration(m.Generation))
 }
 
@@ -317,6 +369,37 @@ func readLock(ref pool.Ref, v pool.Version, lease int64, m *storagev1.Lock) (poo
 func readReplica(ref pool.Ref, v pool.Version, lease int64, m *storagev1.Replica) (pool.Record, error) {
 	return &pool.Replica{Version: v, Name: ref.Name, KnowsSchema: int(m.KnowsSchema), Address: m.Address, Build: m.Version,
 		StartedAt: toTime(m.StartedAt), Instance: m.Instance, Lease: lease}, nil
+}
+
+func readPreparation(ref pool.Ref, v pool.Version, m *storagev1.Stock) (pool.Record, error) {
+	phase := pool.Phase(m.Phase)
+	if phase < pool.PhasePlanned || phase > pool.PhaseFailed {
+		return nil, fmt.Errorf("phase is unknown (%d)", m.Phase)
+	}
+	return &pool.Preparation{Version: v, Pool: ref.Pool, Key: ref.Name, Phase: phase, Work: work(m.Work), Sealed: sealed(m.Sealed),
+		Labels: labels(m.Labels), PlannedAt: toTime(m.PlannedAt), Alias: m.Alias}, nil
+}
+
+func readToken(ref pool.Ref, v pool.Version, m *storagev1.Token) (pool.Record, error) {
+	return &pool.Token{Version: v, Pool: ref.Pool, Name: ref.Name, UsedAt: toTime(m.UsedAt), Key: m.KeyId}, nil
+}
+
+func readHealth(ref pool.Ref, v pool.Version, m *storagev1.Health) (pool.Record, error) {
+	if ref != pool.HealthRef(ref.Pool) {
+		return nil, errForeign
+	}
+	h := &pool.Health{Version: v, Pool: ref.Pool}
+	for _, s := range m.Strikes {
+		h.Strikes = append(h.Strikes, pool.Strike{Key: s.GetKeyId(), Generation: s.GetGeneration(), Slot: s.GetSlot(), At: toTime(s.GetAt())})
+	}
+	return h, nil
+}
+
+func readRelay(ref pool.Ref, v pool.Version, m *storagev1.Relay) (pool.Record, error) {
+	if m.Revision < 0 {
+		return nil, fmt.Errorf("revision %d is negative", m.Revision)
+	}
+	return &pool.Relay{Version: v, Name: ref.Name, Revision: m.Revision, EventID: m.EventId, UpdatedAt: toTime(m.UpdatedAt)}, nil
 }
 
 func lifeOf(ref pool.Ref, generation int64) pool.Life {

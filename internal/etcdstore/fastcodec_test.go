@@ -98,7 +98,7 @@ func (m *maker) record(kind pool.Kind) pool.Record {
 	case pool.KindBackup:
 		return &pool.Backup{Version: v, Pool: "p", Key: "k", Sealed: m.sealed(), Labels: m.labels(), AddedAt: m.time()}
 	case pool.KindRetired:
-		return &pool.Retired{Version: v, Pool: "p", Key: "k", Phase: pool.RetiredPhase(m.enum(2)), Slot: m.text(), Generation: m.number(), ReplacedBy: m.text(),
+		return &pool.Retired{Version: v, Pool: "p", Key: "k", Phase: pool.PhaseRetired - 1 + pool.Phase(m.enum(2)), Slot: m.text(), Generation: m.number(), ReplacedBy: m.text(),
 			Sealed: m.sealed(), Labels: m.labels(), AddedAt: m.time(), RetiredAt: m.time(), SpendUSD: m.spend()}
 	case pool.KindRotation:
 		life.Generation = 47 // it is in the name
@@ -223,7 +223,8 @@ func eachField(m protoreflect.Message, f func(protoreflect.FullName)) {
 		had := m.Has(field)
 		switch {
 		case field.IsMap():
-			m.Mutable(field).Map().Set(protoreflect.ValueOfString("k").MapKey(), protoreflect.ValueOfString("v"))
+			key := nonZero(field.MapKey()).MapKey()
+			m.Mutable(field).Map().Set(key, nonZero(field.MapValue()))
 		case field.IsList():
 			panic("a list is new here: " + string(field.FullName()))
 		case field.Message() != nil:
@@ -447,14 +448,20 @@ func FuzzDecodeFast(f *testing.F) {
 	})
 }
 
-// hot are the samples that a rotation reads and writes, without spend.
+// hot are the samples that a rotation reads and writes, without spend, reports and work.
 func hot() map[string]pool.Record {
 	out := map[string]pool.Record{}
 	for _, rec := range samples() {
 		switch r := rec.(type) {
 		case *pool.Active:
+			if r.StatusReason != "" {
+				continue
+			}
 			r.SpendUSD = nil
 		case *pool.Retired:
+			if r.Work != nil {
+				continue
+			}
 			r.SpendUSD = nil
 		case *pool.Backup, *pool.Rotation, *pool.Lock:
 		default:

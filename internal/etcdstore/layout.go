@@ -40,7 +40,7 @@ func (l Layout) Key(ref pool.Ref) string {
 	switch ref.Kind {
 	case pool.KindPool:
 		return l.KindPrefix(ref.Kind) + ref.Pool
-	case pool.KindReplica:
+	case pool.KindReplica, pool.KindRelay:
 		return l.KindPrefix(ref.Kind) + ref.Name
 	case pool.KindRotation:
 		return l.RotationsPrefix(ref.Pool, ref.Name) + strconv.FormatInt(ref.Generation, 10)
@@ -56,7 +56,7 @@ func (l Layout) KindPrefix(kind pool.Kind) string { return l.Prefix + string(kin
 
 // PoolPrefix is where all records of a kind in one pool are; for the kinds that do not belong to a pool, all of them.
 func (l Layout) PoolPrefix(kind pool.Kind, poolName string) string {
-	if poolName == "" || kind == pool.KindPool || kind == pool.KindReplica {
+	if poolName == "" || kind == pool.KindPool || kind == pool.KindReplica || kind == pool.KindRelay {
 		return l.KindPrefix(kind)
 	}
 	return l.KindPrefix(kind) + poolName + "/"
@@ -79,14 +79,14 @@ func (l Layout) Parse(key string) (pool.Ref, bool) {
 	switch kind {
 	case pool.KindPool:
 		return ref, assign(names, &ref.Pool)
-	case pool.KindReplica:
+	case pool.KindReplica, pool.KindRelay:
 		return ref, assign(names, &ref.Name)
 	case pool.KindRotation:
 		var generation string
 		ok := assign(names, &ref.Pool, &ref.Name, &generation) && parseGeneration(generation, &ref.Generation)
 		return ref, ok
 	case pool.KindSlot, pool.KindActive, pool.KindBackup, pool.KindRetired, pool.KindPending, pool.KindBinding,
-		pool.KindFingerprint, pool.KindEvent, pool.KindLock:
+		pool.KindFingerprint, pool.KindEvent, pool.KindLock, pool.KindPreparation, pool.KindToken, pool.KindHealth:
 		return ref, assign(names, &ref.Pool, &ref.Name)
 	}
 	return pool.Ref{}, false

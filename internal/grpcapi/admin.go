@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/specpb"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
@@ -14,7 +15,7 @@ type adminService struct {
 }
 
 func (s *adminService) CreatePool(ctx context.Context, req *v1.CreatePoolRequest) (*v1.CreatePoolResponse, error) {
-	p, revision, err := s.admin.CreatePool(ctx, req.GetName(), specFrom(req.GetSpec()))
+	p, revision, err := s.admin.CreatePool(ctx, req.GetName(), specpb.ToSpec(req.GetSpec()))
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +42,7 @@ func (s *adminService) UpdatePool(ctx context.Context, req *v1.UpdatePoolRequest
 	if err := checkSpecGiven(req); err != nil {
 		return nil, err
 	}
-	p, revision, err := s.admin.UpdatePool(ctx, req.GetName(), specFrom(req.GetSpec()), req.GetIfRevision())
+	p, revision, err := s.admin.UpdatePool(ctx, req.GetName(), specpb.ToSpec(req.GetSpec()), req.GetIfRevision())
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,14 @@ import (
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
+// badSpec is what is wrong with a spec with everything wrong.
+var badSpec = []string{
+	"spec.description", "spec.labels", "spec.upstream.kind", "spec.upstream.base_url", "spec.rotation_bound.rotations",
+	"spec.rotation_bound.window", "spec.incident.share", "spec.incident.min_keys", "spec.incident.window", "spec.incident.duration",
+	"spec.spend", "spec.spend.budget_usd", "spec.spend.threshold", "spec.provider.exec.name", "spec.stock.min", "spec.stock.max",
+	"spec.retirement.revoke_after", "spec.retirement.secret_retention", "spec.record_retention",
+}
+
 // badInput says for each rpc which fields an empty request violates, and which one with everything wrong does.
 var badInput = map[string]struct{ empty, all []string }{
 	v1.RotationService_RotateKey_FullMethodName: {
@@ -31,10 +39,10 @@ var badInput = map[string]struct{ empty, all []string }{
 		[]string{"pool"}, []string{"pool", "key_id", "page_size", "page_token", "min_revision"},
 	},
 	v1.KeyService_GetKeys_FullMethodName:      {[]string{"pool"}, []string{"pool", "proxy_id", "min_revision"}},
-	v1.AdminService_CreatePool_FullMethodName: {[]string{"name"}, []string{"name", "spec.description", "spec.labels"}},
+	v1.AdminService_CreatePool_FullMethodName: {[]string{"name"}, append([]string{"name"}, badSpec...)},
 	v1.AdminService_GetPool_FullMethodName:    {[]string{"name"}, []string{"name", "min_revision"}},
 	v1.AdminService_ListPools_FullMethodName:  {nil, []string{"page_size", "page_token", "min_revision"}},
-	v1.AdminService_UpdatePool_FullMethodName: {[]string{"spec", "name"}, []string{"name", "spec.description", "spec.labels", "if_revision"}},
+	v1.AdminService_UpdatePool_FullMethodName: {[]string{"spec", "name"}, append([]string{"name", "if_revision"}, badSpec...)},
 	v1.AdminService_DeletePool_FullMethodName: {[]string{"name"}, []string{"name"}},
 	v1.AdminService_PausePool_FullMethodName:  {[]string{"name"}, []string{"name"}},
 	v1.AdminService_ResumePool_FullMethodName: {[]string{"name"}, []string{"name"}},
@@ -70,6 +78,8 @@ func spoil(m protoreflect.Message, text string) {
 		switch {
 		case f.IsMap():
 			m.Mutable(f).Map().Set(protoreflect.ValueOfString(text).MapKey(), protoreflect.ValueOfString(text))
+		case f.IsList() && f.Message() == nil:
+			m.Mutable(f).List().Append(spoiled(f.Kind(), text))
 		case f.IsList():
 			spoil(m.Mutable(f).List().AppendMutable().Message(), text)
 		case f.Kind() == protoreflect.MessageKind:
@@ -92,6 +102,8 @@ func spoiled(kind protoreflect.Kind, text string) protoreflect.Value {
 		return protoreflect.ValueOfInt64(math.MinInt64)
 	case protoreflect.DoubleKind:
 		return protoreflect.ValueOfFloat64(math.NaN())
+	case protoreflect.BytesKind:
+		return protoreflect.ValueOfBytes(make([]byte, 1<<20))
 	}
 	panic("no bad value for fields of kind " + kind.String())
 }

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/specpb"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
@@ -21,18 +22,10 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(t)
 }
 
-func specFrom(s *v1.PoolSpec) pool.Spec {
-	return pool.Spec{Description: s.GetDescription(), Labels: s.GetLabels()}
-}
-
-func specTo(s pool.Spec) *v1.PoolSpec {
-	return &v1.PoolSpec{Description: s.Description, Labels: s.Labels}
-}
-
 func poolTo(p pool.PoolInfo) *v1.Pool {
 	return &v1.Pool{
 		Name:      p.Name,
-		Spec:      specTo(p.Spec),
+		Spec:      specpb.FromSpec(p.Spec),
 		Paused:    p.Paused,
 		Deleting:  p.Deleting,
 		CreatedAt: stamp(p.CreatedAt),
@@ -44,6 +37,8 @@ func poolTo(p pool.PoolInfo) *v1.Pool {
 			Pending:  int32(p.Counts.Pending),
 			Bindings: int32(p.Counts.Bindings),
 		},
+		Incident:          specpb.FromIncident(p.Incident),
+		CredentialPreview: p.Credential.Preview,
 	}
 }
 
@@ -68,6 +63,14 @@ func keyTo(k *pool.KeyInfo) *v1.Key {
 		Secret:      k.Secret.Reveal(),
 		Pending:     k.Pending,
 		SpendUsd:    k.SpendUSD,
+		BudgetUsd:   k.BudgetUSD,
+		SpendAt:     stamp(k.SpendAt),
+
+		StatusSince:  stamp(k.StatusSince),
+		StatusReason: k.StatusReason,
+		Phase:        v1.KeyPhase(k.Phase),
+		Problem:      k.Problem,
+		NextTryAt:    stamp(k.NextTryAt),
 	}
 }
 

@@ -4,20 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 )
-
-// Equal reports whether two specs say the same.
-func (s Spec) Equal(other Spec) bool {
-	return s.Description == other.Description && maps.Equal(s.Labels, other.Labels)
-}
-
-func (f *violations) spec(s Spec) {
-	f.add("spec.description", CheckText(s.Description, MaxDescription))
-	f.add("spec.labels", CheckLabels(s.Labels))
-}
 
 // CreatePool creates a pool. If it is there with an equal spec nothing is changed.
 func (a *Admin) CreatePool(ctx context.Context, name string, spec Spec) (*Pool, int64, error) {
@@ -143,7 +132,8 @@ func (a *Admin) poolTxn(seen, next *Pool, kind EventType) (*Txn, error) {
 // sweepOrder is the order in which a pool's records are deleted. Bindings go first, so that none is ever without its
 // key; pending rotations go before the lives they wait for.
 var sweepOrder = []Kind{
-	KindBinding, KindPending, KindActive, KindSlot, KindBackup, KindRetired, KindFingerprint, KindRotation, KindLock,
+	KindBinding, KindPending, KindActive, KindSlot, KindPreparation, KindBackup, KindRetired, KindFingerprint, KindRotation, KindToken,
+	KindHealth, KindLock,
 }
 
 // DeletePool deletes a pool and everything in it but its events. It can be called again after an interruption at any

@@ -187,6 +187,7 @@ func (c *checker) thereUnread(ref Ref) bool { return c.snap.Broken[ref] != nil }
 var knownKinds = map[Kind]bool{
 	KindPool: true, KindSlot: true, KindActive: true, KindBackup: true, KindRetired: true, KindRotation: true, KindPending: true,
 	KindBinding: true, KindFingerprint: true, KindEvent: true, KindLock: true, KindReplica: true,
+	KindToken: true, KindHealth: true, KindPreparation: true, KindRelay: true,
 }
 
 // unreadable reports what cannot be decoded, and what nobody here has written.

@@ -39,6 +39,7 @@ type Snapshot struct {
 	Replicas map[string]*Replica
 	Broken   map[Ref]*Broken
 	Waiting  map[string]bool // pools with rotations that wait for stock
+	Relays   map[string]*Relay
 }
 
 // PoolState is what belongs to one pool. Its Pool is nil while records exist without the pool's own.
@@ -54,6 +55,9 @@ type PoolState struct {
 	Bindings  map[string]*Binding
 	Locks     map[string]*Lock
 	Stock     Stock
+	Preparing map[string]*Preparation
+	Tokens    map[string]*Token
+	Health    *Health // nil: no key was reported bad lately
 }
 
 // Stock is the set of backups in no particular order, with access by position, so that a choice costs the same however
@@ -116,6 +120,7 @@ func newSnapshot(revision int64) Snapshot {
 		Replicas: make(map[string]*Replica),
 		Broken:   make(map[Ref]*Broken),
 		Waiting:  make(map[string]bool),
+		Relays:   make(map[string]*Relay),
 	}
 }
 
@@ -296,6 +301,8 @@ func (s *Snapshot) pool(name string) *PoolState {
 			Pending:   make(map[string]*Pending),
 			Bindings:  make(map[string]*Binding),
 			Locks:     make(map[string]*Lock),
+			Preparing: make(map[string]*Preparation),
+			Tokens:    make(map[string]*Token),
 		}
 		s.Pools[name] = p
 	}
@@ -338,6 +345,14 @@ func (s *Snapshot) put(rec Record) {
 		s.pool(ref.Pool).Locks[r.Key] = r
 	case *Replica:
 		s.Replicas[r.Name] = r
+	case *Preparation:
+		s.pool(ref.Pool).Preparing[r.Key] = r
+	case *Token:
+		s.pool(ref.Pool).Tokens[r.Name] = r
+	case *Health:
+		s.pool(ref.Pool).Health = r
+	case *Relay:
+		s.Relays[r.Name] = r
 	}
 }
 
@@ -361,8 +376,12 @@ func (p *PoolState) putRotation(r *Rotation) {
 
 func (s *Snapshot) remove(ref Ref) {
 	delete(s.Broken, ref)
-	if ref.Kind == KindReplica {
+	switch ref.Kind {
+	case KindReplica:
 		delete(s.Replicas, ref.Name)
+		return
+	case KindRelay:
+		delete(s.Relays, ref.Name)
 		return
 	}
 	p := s.Pools[ref.Pool]
@@ -395,6 +414,12 @@ func (s *Snapshot) remove(ref Ref) {
 		delete(p.Bindings, ref.Name)
 	case KindLock:
 		delete(p.Locks, ref.Name)
+	case KindPreparation:
+		delete(p.Preparing, ref.Name)
+	case KindToken:
+		delete(p.Tokens, ref.Name)
+	case KindHealth:
+		p.Health = nil
 	}
 	if p.empty() {
 		delete(s.Pools, ref.Pool)
@@ -411,7 +436,8 @@ func (p *PoolState) removeRotation(ref Ref) {
 }
 
 func (p *PoolState) empty() bool {
-	return p.Pool == nil && len(p.Slots)+len(p.Active)+len(p.Backup)+len(p.Retired)+len(p.Rotations)+len(p.Pending)+len(p.Bindings)+len(p.Locks) == 0
+	return p.Pool == nil && p.Health == nil && len(p.Slots)+len(p.Active)+len(p.Backup)+len(p.Retired)+len(p.Rotations)+len(p.Pending)+
+		len(p.Bindings)+len(p.Locks)+len(p.Preparing)+len(p.Tokens) == 0
 }
 
 // Rotation returns the record of how a life ended, nil if there is none here.

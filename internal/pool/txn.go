@@ -24,10 +24,14 @@ const (
 	KindEvent       Kind = "events"
 	KindLock        Kind = "locks"
 	KindReplica     Kind = "replicas"
+	KindToken       Kind = "tokens"
+	KindHealth      Kind = "health"
+	KindPreparation Kind = "stock"
+	KindRelay       Kind = "relays"
 )
 
-// Ref names a record. Which fields are set follows from the kind: pools have only Pool, replicas only Name, rotations
-// have a Generation.
+// Ref names a record. Which fields are set follows from the kind: pools have only Pool, replicas and relays only Name,
+// rotations have a Generation.
 type Ref struct {
 	Kind       Kind
 	Pool       string
@@ -75,6 +79,18 @@ func EventRef(pool, id string) Ref { return Ref{Kind: KindEvent, Pool: pool, Nam
 // ReplicaRef names a replica.
 func ReplicaRef(name string) Ref { return Ref{Kind: KindReplica, Name: name} }
 
+// TokenRef names a token of a pool's bound.
+func TokenRef(pool, name string) Ref { return Ref{Kind: KindToken, Pool: pool, Name: name} }
+
+// HealthRef names the record of which keys were reported bad.
+func HealthRef(pool string) Ref { return Ref{Kind: KindHealth, Pool: pool, Name: "reports"} }
+
+// PreparationRef names a key in preparation.
+func PreparationRef(pool, key string) Ref { return Ref{Kind: KindPreparation, Pool: pool, Name: key} }
+
+// RelayRef names the record of how far a relay has come.
+func RelayRef(name string) Ref { return Ref{Kind: KindRelay, Name: name} }
+
 // Record is any of the record types, as a pointer. Records are immutable once they are in a State or the Mirror.
 type Record interface {
 	Ref() Ref
@@ -114,6 +130,18 @@ func (l *Lock) Ref() Ref { return LockRef(l.Pool, l.Key) }
 
 // Ref implements Record.
 func (r *Replica) Ref() Ref { return ReplicaRef(r.Name) }
+
+// Ref implements Record.
+func (t *Token) Ref() Ref { return TokenRef(t.Pool, t.Name) }
+
+// Ref implements Record.
+func (h *Health) Ref() Ref { return HealthRef(h.Pool) }
+
+// Ref implements Record.
+func (p *Preparation) Ref() Ref { return PreparationRef(p.Pool, p.Key) }
+
+// Ref implements Record.
+func (r *Relay) Ref() Ref { return RelayRef(r.Name) }
 
 // At implements Record for all record types.
 func (v Version) At() Version { return v }
