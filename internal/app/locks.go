@@ -24,7 +24,7 @@ func (k *locks) Campaign(ctx context.Context, l pool.Life, over, seen int64) (*p
 	lock := &pool.Lock{
 		Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.replica, Campaign: uuid.NewString(), Stage: pool.StageRotate,
 	}
-	value, err := etcdstore.EncodeRecord(lock)
+	value, err := k.store.Encode(lock)
 	if err != nil {
 		return nil, nil, err
 	}

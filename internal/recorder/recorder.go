@@ -73,6 +73,7 @@ type Recorder struct {
 	lastOf     map[string]Rotation // by pool and slot
 	ended      map[string]bool     // lives
 	violations []string
+	schema     int // the newest
 }
 
 type record struct {
@@ -315,6 +316,13 @@ func (r *Recorder) Count(kind, pool string) int {
 	return len(r.names[kind+"/"+pool])
 }
 
+// Schema is the newest schema that any record seen so far carried.
+func (r *Recorder) Schema() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.schema
+}
+
 // Events is the number of events of a type seen.
 func (r *Recorder) Events(eventType string) int {
 	r.mu.Lock()
@@ -346,6 +354,9 @@ func (r *Recorder) put(kv *mvccpb.KeyValue) {
 	rec := record{raw: string(kv.Value), lease: kv.Lease}
 	if err := json.Unmarshal(kv.Value, &rec.fields); err != nil {
 		r.violate(kv.ModRevision, "%s is not JSON: %v", key, err)
+	}
+	if schema, ok := rec.fields["schema"].(float64); ok {
+		r.schema = max(r.schema, int(schema))
 	}
 	kind, pool, name := split(key)
 	if (kv.Lease != 0) != transient(kind) {
