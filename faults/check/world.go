@@ -19,6 +19,7 @@ type value struct {
 	Type, Source, Subject                     string
 	Generation                                int64 `json:",string"`
 	Paused, Deleting                          bool
+	Schema, KnowsSchema                       int
 	Sealed                                    struct{ Fingerprint string }
 	Slots                                     []struct {
 		Slot     string
@@ -51,6 +52,7 @@ type world struct {
 	parks   map[string][]park // by pool and key
 	events  []event
 	removed map[string]int64 // lives that ended by removal, with the revision
+	schema  int              // the newest that all replicas on record have known at one moment
 }
 
 // keyEntry is where a key is from a revision on.
@@ -108,7 +110,7 @@ func newWorld() *world {
 	return &world{
 		at: make(map[string]*record), byPool: make(map[string]map[string]*record), keys: make(map[string][]keyEntry), pools: make(map[string][]poolEntry),
 		ended: make(map[string]*rotation), last: make(map[string]*rotation), rotated: make(map[string]*rotation), byOld: make(map[string][]*rotation),
-		parks: make(map[string][]park), removed: make(map[string]int64),
+		parks: make(map[string][]park), removed: make(map[string]int64), schema: 1,
 	}
 }
 
