@@ -228,8 +228,8 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 		return err
 	}
 	committer := etcdstore.NewCommitter(r.client, etcdAttempt) // campaigns and commits share groups
-	r.store = etcdstore.New(r.client, etcdstore.Options{Layout: layout, Replica: r.cfg.Name, AttemptTimeout: etcdAttempt, Committer: committer})
 	r.mirror = pool.NewMirror()
+	r.store = etcdstore.New(r.client, etcdstore.Options{Layout: layout, Replica: r.cfg.Name, AttemptTimeout: etcdAttempt, Mirror: r.mirror, Committer: committer})
 	r.follower = etcdstore.NewFollower(r.store, r.mirror, r.log)
 	r.elector, err = election.New(election.Config{
 		Client: r.client, TTL: r.cfg.SessionTTL, Attempt: etcdAttempt, Log: r.log, Announce: r.announce, Changed: r.updateHealth,

@@ -74,6 +74,7 @@ type Recorder struct {
 	lastOf     map[string]Rotation // by pool and slot
 	ended      map[string]bool     // lives
 	violations []string
+	schema     int // the newest
 }
 
 type record struct {
@@ -316,6 +317,13 @@ func (r *Recorder) Count(kind, pool string) int {
 	return len(r.names[kind+"/"+pool])
 }
 
+// Schema is the newest schema that any record seen so far carried.
+func (r *Recorder) Schema() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.schema
+}
+
 // Events is the number of events of a type seen.
 func (r *Recorder) Events(eventType string) int {
 	r.mu.Lock()
@@ -339,10 +347,11 @@ func split(key string) (kind, pool, rest string) {
 	return parts[0], parts[1], parts[2]
 }
 
-// transient kinds belong to sessions; changing them is no transition.
-func transient(kind string) bool {
-	return kind == "locks" || kind == "replicas" || kind == "leaders" || kind == "health"
-}
+// leased kinds belong to sessions.
+func leased(kind string) bool { return kind == "locks" || kind == "replicas" || kind == "leaders" }
+
+// transient kinds belong to sessions, or are notes of what was reported; changing them is no transition.
+func transient(kind string) bool { return leased(kind) || kind == "health" }
 
 func (r *Recorder) put(kv *mvccpb.KeyValue) {
 	key := strings.TrimPrefix(string(kv.Key), r.prefix)
@@ -350,8 +359,11 @@ func (r *Recorder) put(kv *mvccpb.KeyValue) {
 	if err := json.Unmarshal(kv.Value, &rec.fields); err != nil {
 		r.violate(kv.ModRevision, "%s is not JSON: %v", key, err)
 	}
+	if schema, ok := rec.fields["schema"].(float64); ok {
+		r.schema = max(r.schema, int(schema))
+	}
 	kind, pool, name := split(key)
-	if (kv.Lease != 0) != transient(kind) {
+	if (kv.Lease != 0) != leased(kind) {
 		r.violate(kv.ModRevision, "%s has lease %x", key, kv.Lease)
 	}
 	if kind == "pools" {

@@ -96,6 +96,11 @@ func (m metrics) register(to prometheus.Registerer) {
 	to.MustRegister(m.rotations, m.duration, m.conflicts, m.takeovers, m.unknowns, m.reports, m.probes, m.began, m.spendChecks, m.spendDue, m.spendLag)
 }
 
+// ofPools are those with a series, or several, for each pool.
+func (m metrics) ofPools() []*prometheus.CounterVec {
+	return []*prometheus.CounterVec{m.rotations, m.spendChecks, m.reports, m.probes, m.began}
+}
+
 // poolLabel is a pool's name if the pool exists.
 func (t *Telemetry) poolLabel(name string) (label string) {
 	label = unknownPool
