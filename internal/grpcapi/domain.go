@@ -33,6 +33,7 @@ type Admin interface {
 	UpdatePool(ctx context.Context, name string, spec pool.Spec, ifRevision int64) (*pool.Pool, int64, error)
 	PausePool(ctx context.Context, name string) (*pool.Pool, int64, error)
 	ResumePool(ctx context.Context, name string) (*pool.Pool, int64, error)
+	SetPoolCredential(ctx context.Context, name string, secret pool.Secret) (*pool.Pool, int64, error)
 	DeletePool(ctx context.Context, name string, force bool) (int64, error)
 	AddKeys(ctx context.Context, poolName string, home pool.Home, keys []pool.NewKey, dryRun bool) ([]pool.Added, int64, error)
 	RemoveKey(ctx context.Context, poolName, key string, unbind bool) (unbound int, revision int64, err error)

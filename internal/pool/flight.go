@@ -16,6 +16,8 @@ type flight struct {
 	fulfils bool
 	done    chan struct{} // closed when the following fields are set
 
+	lostTokens map[string]bool // found used by others; of the flight's own goroutine
+
 	rotation *Rotation // nil with a nil err: it waits for stock
 	key      *Active   // the successor, if this replica made the rotation
 	revision int64
@@ -26,16 +28,25 @@ type flight struct {
 func (r *Rotator) join(l Life, req *RotateRequest, fulfils bool) (f *flight, joined bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if f := r.flights[l]; f != nil {
+	flights := r.flightsLike(req)
+	if f := flights[l]; f != nil {
 		return f, true
 	}
 	if r.closed {
 		return nil, false
 	}
 	f = &flight{life: l, req: *req, began: r.Now(), fulfils: fulfils, done: make(chan struct{})}
-	r.flights[l] = f
+	flights[l] = f
 	r.work.Go(func() { r.fly(f) })
 	return f, false
+}
+
+// flightsLike are the flights that a request may join; it is called with mu held.
+func (r *Rotator) flightsLike(req *RotateRequest) map[Life]*flight {
+	if req.OverrideBound {
+		return r.overriding
+	}
+	return r.flights
 }
 
 // errCancelled ends a flight whose rotation does not wait for stock any more: an operator took the key in hand.
@@ -73,7 +84,7 @@ func (r *Rotator) fly(f *flight) {
 	defer cancel()
 	f.err = r.pursue(ctx, f)
 	r.mu.Lock()
-	delete(r.flights, f.life)
+	delete(r.flightsLike(&f.req), f.life)
 	r.mu.Unlock()
 	close(f.done)
 }
@@ -99,6 +110,13 @@ func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 			return err
 		}
 		known := r.known(f, last)
+		if r.outOfTokens(f, known) {
+			var err error
+			if last, err = r.atBound(ctx, f); !errors.Is(err, errAgain) {
+				return err
+			}
+			known = r.known(f, last)
+		}
 		term, state, err := r.Locks.Campaign(ctx, f.life, over.lock, known.version(f.life))
 		if err != nil {
 			return err
@@ -110,7 +128,9 @@ func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 			if over.lock != 0 {
 				r.Observer.TookOver(f.life, over.holder, over.after)
 			}
-			found, err = nil, r.hold(ctx, f, term, state)
+			if found, err = nil, r.hold(ctx, f, term, state); errors.Is(err, errBound) {
+				last, err = r.atBound(ctx, f)
+			}
 		} else {
 			last = state
 			found, err = r.lost(ctx, f, state)

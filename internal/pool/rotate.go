@@ -41,6 +41,8 @@ type RotateRequest struct {
 	Reason     string
 	RequestID  string // "": one is made up
 	ProxyID    string
+	// OverrideBound rotates although the pool's bound is reached, and uses nothing of it. Only for TriggerOperator.
+	OverrideBound bool
 }
 
 func (r *RotateRequest) check() error {
@@ -55,6 +57,9 @@ func (r *RotateRequest) check() error {
 	v.add("reason", CheckText(r.Reason, MaxReason))
 	v.add("request_id", CheckRequestID(r.RequestID))
 	v.optionalName("proxy_id", r.ProxyID)
+	if r.OverrideBound && r.Trigger != TriggerOperator {
+		v.add("override_bound", "is for operators: it needs the trigger operator")
+	}
 	return v.refusal()
 }
 
@@ -130,6 +135,7 @@ type Rotator struct {
 	RotatorConfig
 	applier  applier
 	stock    reservations
+	purse    purse
 	patience patience
 	reads    sharedReads
 	base     context.Context
@@ -138,7 +144,9 @@ type Rotator struct {
 
 	mu      sync.Mutex // protects the following fields
 	flights map[Life]*flight
-	closed  bool
+	// overriding are the flights that override the bound: who asks for one must not be told what another is refused.
+	overriding map[Life]*flight
+	closed     bool
 }
 
 // NewRotator returns a Rotator; Close it to end what it has under way.
@@ -155,8 +163,8 @@ func NewRotator(cfg RotatorConfig) *Rotator {
 	if cfg.Steps == nil {
 		cfg.Steps = func(context.Context, Step, Life) error { return nil }
 	}
-	r := &Rotator{RotatorConfig: cfg, flights: make(map[Life]*flight)}
-	r.applier = applier{store: cfg.Store, unknown: func(t *Txn, attempt int, err error) {
+	r := &Rotator{RotatorConfig: cfg, flights: make(map[Life]*flight), overriding: make(map[Life]*flight)}
+	r.applier = applier{store: cfg.Store, now: cfg.Now, unknown: func(t *Txn, attempt int, err error) {
 		cfg.Observer.OutcomeUnknown(t.Event.Pool, t.Event.Subject, attempt, err)
 	}}
 	r.base, r.stop = context.WithCancel(context.Background())

@@ -15,8 +15,8 @@ type gauges struct {
 	Config
 	build version.Info
 
-	backups, active, retired, pending, oldest, paused *prometheus.Desc
-	revision, age, replicas, session, quorum, info    *prometheus.Desc
+	backups, active, retired, pending, oldest, paused, left *prometheus.Desc
+	revision, age, replicas, session, quorum, info          *prometheus.Desc
 }
 
 const sameEverywhere = " Every replica shows the same, so do not add replicas up."
@@ -33,6 +33,7 @@ func newGauges(cfg Config) *gauges {
 		pending:  desc("rotator_pending_rotations", "Rotations that wait for stock."+sameEverywhere, "pool"),
 		oldest:   desc("rotator_oldest_pending_seconds", "How long the longest waiting rotation has waited for stock, 0 if none waits."+sameEverywhere, "pool"),
 		paused:   desc("rotator_pool_paused", "1 if an operator has paused the pool, so that nothing rotates, else 0."+sameEverywhere, "pool"),
+		left:     desc("rotator_rotations_left", "Rotations that the pool's bound still allows in its window, as far as this replica knows. Pools without a bound have none."+sameEverywhere, "pool"),
 		revision: desc("rotator_mirror_revision", "The etcd revision up to which this replica has seen everything."),
 		age:      desc("rotator_mirror_age_seconds", "Time since this replica's state was last known to be the newest. It grows while etcd has no quorum."),
 		replicas: desc("rotator_replicas", "Replicas with a live session, as this one sees it."),
@@ -45,7 +46,7 @@ func newGauges(cfg Config) *gauges {
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		g.backups, g.active, g.retired, g.pending, g.oldest, g.paused,
+		g.backups, g.active, g.retired, g.pending, g.oldest, g.paused, g.left,
 		g.revision, g.age, g.replicas, g.session, g.quorum, g.info,
 	} {
 		ch <- d
@@ -83,6 +84,9 @@ func (g *gauges) collectMirror(send func(*prometheus.Desc, float64, ...string)) 
 		send(g.pending, float64(p.pending), name)
 		send(g.oldest, p.oldest.Seconds(), name)
 		send(g.paused, oneIf(p.paused), name)
+		if p.left.Bounded {
+			send(g.left, float64(p.left.Left), name)
+		}
 		for status, n := range p.active {
 			send(g.active, float64(n), name, status.String())
 		}
@@ -108,6 +112,7 @@ type poolFigures struct {
 	active                    map[pool.Status]int
 	oldest                    time.Duration
 	paused                    bool
+	left                      pool.Allowance
 }
 
 // countAll counts under the mirror's lock and leaves the rest to be done outside it.
@@ -117,7 +122,9 @@ func countAll(m *pool.Mirror, now time.Time) (f figures) {
 		f.revision, f.replicas = s.Revision, len(s.Replicas)
 		for name := range s.Pools {
 			if p := s.Pool(name); p != nil {
-				f.pools[name] = countPool(p, now)
+				counted := countPool(p, now)
+				counted.left = s.Allowance(name, now)
+				f.pools[name] = counted
 			}
 		}
 	})

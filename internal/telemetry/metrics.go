@@ -24,6 +24,7 @@ type metrics struct {
 	conflicts *prometheus.CounterVec
 	takeovers prometheus.Counter
 	unknowns  prometheus.Counter
+	bounds    *prometheus.CounterVec
 }
 
 // newMetrics is long and straight: its substance is the help texts.
@@ -57,11 +58,16 @@ func newMetrics() metrics {
 			Name: "rotator_unknown_outcomes_total",
 			Help: "Answers, or missing answers, of etcd that left open whether a write was applied. Each was looked into by sending the guarded write again.",
 		}),
+		bounds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rotator_rotation_bound_reached_total",
+			Help: "Windows in which a pool's rotation bound was found reached. Each is counted once, at the replica that put it on record, so add replicas up. " +
+				"Refused triggers are in rotator_rotations_total with outcome=rotation_bound.",
+		}, []string{"pool"}),
 	}
 }
 
 func (m metrics) register(to prometheus.Registerer) {
-	to.MustRegister(m.rotations, m.duration, m.conflicts, m.takeovers, m.unknowns)
+	to.MustRegister(m.rotations, m.duration, m.conflicts, m.takeovers, m.unknowns, m.bounds)
 }
 
 // poolLabel is a pool's name if the pool exists.

@@ -239,7 +239,10 @@ func TestGauges(t *testing.T) {
 	}
 	paused := thePool("q")
 	paused.Paused = true
+	paused.Spec.Bound.Rotations = new(int) // any number
 	w := newWorld(t, thePool("p"), paused,
+		&pool.Token{Pool: "p", Name: "0", UsedAt: now}, &pool.Token{Pool: "p", Name: "1", UsedAt: now.Add(-time.Hour)},
+		&pool.Token{Pool: "p", Name: pool.TokenReached, UsedAt: now}, &pool.Token{Pool: "p", Name: "20", UsedAt: now},
 		active("a", pool.StatusHealthy, time.Time{}),
 		active("b", pool.StatusRateLimited, now.Add(time.Hour)),
 		active("c", pool.StatusRateLimited, now.Add(-time.Hour)), // over, so healthy
@@ -275,6 +278,7 @@ func TestGauges(t *testing.T) {
 		"rotator_oldest_pending_seconds{pool=q}":          0,
 		"rotator_pool_paused{pool=p}":                     0,
 		"rotator_pool_paused{pool=q}":                     1,
+		"rotator_rotations_left{pool=p}":                  19,
 		"rotator_mirror_revision{}":                       42,
 		"rotator_replicas{}":                              2,
 		"rotator_session_alive{}":                         1,
