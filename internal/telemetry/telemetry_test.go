@@ -194,6 +194,7 @@ func TestOtherCounters(t *testing.T) {
 	w.Conflict(l, "backup_taken")
 	w.Conflict(l, "")
 	w.TookOver(l, "replica-2", time.Second)
+	w.BoundReached(thePool("openhands"), "k1")
 	w.OutcomeUnknown("openhands", "keys/k1", 1, errors.New("lost"))
 	w.OutcomeUnknown("openhands", "keys/k1", 2, errors.New("lost"))
 	got := w.samples()
@@ -203,6 +204,8 @@ func TestOtherCounters(t *testing.T) {
 		"rotator_commit_conflicts_total{cause=other}":        1,
 		"rotator_lock_takeovers_total{}":                     1,
 		"rotator_unknown_outcomes_total{}":                   2,
+
+		"rotator_rotation_bound_reached_total{pool=openhands}": 1,
 	} {
 		if got[name] != want {
 			t.Errorf("%s = %v, want %v", name, got[name], want)
