@@ -163,7 +163,7 @@ func TestBound(t *testing.T) {
 				}
 				r.want("events of cooling down", len(cooled), 1)
 				r.want("its reason", cooled[0].Reason, "bound")
-				r.want("its end", cooled[0].Until.Sub(time.Now()), tt.retry)
+				r.want("its end", time.Until(cooled[0].Until), tt.retry)
 				r.want("the key's reason", r.get("a").StatusReason, "bound")
 			})
 		})
@@ -442,7 +442,7 @@ func TestPendingObeysTheBound(t *testing.T) {
 		time.Sleep(window / 2)
 		r.want("writes while it waits", r.store.Revision()-before, int64(0))
 		r.want("calls of the store while it waits", r.faulty.Calls()-calls, 0)
-		time.Sleep(parked.Add(window + 2*time.Second).Sub(time.Now()))
+		time.Sleep(time.Until(parked.Add(window + 2*time.Second)))
 		synctest.Wait()
 		r.want("waiting", r.count(pool.KindPending), 0)
 		r.want("outcome in the end", must(r.rotators[1].Rotate(ctx, request(life, "mine"))).Outcome, pool.OutcomeRotated)
