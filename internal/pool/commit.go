@@ -333,12 +333,14 @@ var causes = map[Kind]string{
 	KindToken:    "token_taken",
 }
 
+var errCannotBe = errors.New("a transaction was refused although all its compares hold: this is a bug, please report it")
+
 // reconsider looks into a lost commit. It returns nil if another try can be made from the state that was found, errAgain
 // if the lock is lost, and a refusal if no try can succeed.
 func (r *Rotator) reconsider(f *flight, lost *loss, spent map[string]bool) error {
 	failed := lost.result.Failed(lost.txn)
 	if len(failed) == 0 {
-		return errors.New("a transaction was refused although all its compares hold: this is a bug, please report it")
+		return errCannotBe
 	}
 	r.Observer.Conflict(f.life, cause(f.life, failed[0]))
 	if over := func(g Guard) bool { return g.Ref.Kind == KindRotation || g == LifeIs(f.life) }; slices.ContainsFunc(failed, over) {
