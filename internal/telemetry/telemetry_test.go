@@ -194,6 +194,7 @@ func TestOtherCounters(t *testing.T) {
 	w.Conflict(l, "backup_taken")
 	w.Conflict(l, "")
 	w.TookOver(l, "replica-2", time.Second)
+	w.BoundReached(thePool("openhands"), "k1")
 	w.OutcomeUnknown("openhands", "keys/k1", 1, errors.New("lost"))
 	w.OutcomeUnknown("openhands", "keys/k1", 2, errors.New("lost"))
 	w.Reported(l, pool.VerdictCoolDown, "openai/rate-limit")
@@ -213,6 +214,8 @@ func TestOtherCounters(t *testing.T) {
 		"rotator_commit_conflicts_total{cause=other}":        1,
 		"rotator_lock_takeovers_total{}":                     1,
 		"rotator_unknown_outcomes_total{}":                   2,
+
+		"rotator_rotation_bound_reached_total{pool=openhands}": 1,
 	} {
 		if got[name] != want {
 			t.Errorf("%s = %v, want %v", name, got[name], want)
@@ -249,12 +252,15 @@ func TestGauges(t *testing.T) {
 	}
 	paused := thePool("q")
 	paused.Paused = true
+	paused.Spec.Bound.Rotations = new(int) // any number
 	paused.Spec.Spend = &pool.SpendPolicy{}
 	usd := func(n float64) *float64 { return &n }
 	w := newWorld(t, thePool("p"), paused,
 		&pool.Active{Pool: "q", Key: "a", Slot: "a", Status: pool.StatusHealthy, SpendUSD: usd(9), BudgetUSD: usd(10)},
 		&pool.Active{Pool: "q", Key: "b", Slot: "b", Status: pool.StatusHealthy, SpendUSD: usd(3), BudgetUSD: usd(10)},
 		&pool.Active{Pool: "q", Key: "c", Slot: "c", Status: pool.StatusHealthy, SpendUSD: usd(7)}, // imported, never read
+		&pool.Token{Pool: "p", Name: "0", UsedAt: now}, &pool.Token{Pool: "p", Name: "1", UsedAt: now.Add(-time.Hour)},
+		&pool.Token{Pool: "p", Name: pool.TokenReached, UsedAt: now}, &pool.Token{Pool: "p", Name: "20", UsedAt: now},
 		active("a", pool.StatusHealthy, time.Time{}),
 		active("b", pool.StatusRateLimited, now.Add(time.Hour)),
 		active("c", pool.StatusRateLimited, now.Add(-time.Hour)), // over, so healthy
@@ -297,6 +303,7 @@ func TestGauges(t *testing.T) {
 		"rotator_pool_budget_usd{pool=q}":                 20,
 		"rotator_spend_checks_due{}":                      3,
 		"rotator_spend_check_lag_seconds{}":               1.5,
+		"rotator_rotations_left{pool=p}":                  19,
 		"rotator_mirror_revision{}":                       42,
 		"rotator_replicas{}":                              2,
 		"rotator_session_alive{}":                         1,
