@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -54,7 +55,7 @@ func replicas(t *testing.T, etcd string) (addresses []string) {
 	return addresses
 }
 
-// seconds is how long the callers work; more with WORKLOAD_SECONDS.
+// seconds is how long the callers work at least; more with WORKLOAD_SECONDS.
 func seconds(t *testing.T) time.Duration {
 	if s := os.Getenv("WORKLOAD_SECONDS"); s != "" {
 		n, err := strconv.Atoi(s)
@@ -64,6 +65,11 @@ func seconds(t *testing.T) time.Duration {
 		return time.Duration(n) * time.Second
 	}
 	return 3 * time.Second
+}
+
+// enough reports whether there was something of everything: a busy machine needs longer for it.
+func enough(load *workload.Workload, w *history.Writer) bool {
+	return load.Rotations() >= 60 && slices.ContainsFunc(w.Ops(), func(op history.Op) bool { return op.Reason == "ROTATION_BOUND" })
 }
 
 // Without faults the callers find every promise kept, and make enough of everything for the checks to mean something.
@@ -84,8 +90,18 @@ func TestQuietRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer load.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), seconds(t))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
+	go func() {
+		defer cancel()
+		for time.Since(w.Epoch()) < seconds(t) || !enough(load, w) {
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 	load.Run(ctx)
 	healed := time.Now()
 	if err := load.Final(t.Context()); err != nil {
