@@ -67,7 +67,7 @@ func Pools() []Pool {
 		{Name: "scarce", Active: 6, Backup: 2, Scarce: true},
 		{Name: "admin", Active: 8, Backup: 6, Admin: true},
 		{Name: "admin-scarce", Active: 6, Backup: 2, Admin: true, Scarce: true},
-		{Name: "bounded", Active: 8, Backup: 6, Bound: 4},
+		{Name: "bounded", Active: 8, Backup: 6, Bound: 3},
 	}
 }
 
