@@ -255,7 +255,7 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 	r.later(func() error { r.rotator.Close(); return nil })
 	r.admin = pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: r.keys, Replica: r.cfg.Name, Prefix: r.cfg.EtcdPrefix, Observer: watched})
 	queries := pool.NewQueries(pool.QueriesConfig{
-		Mirror: r.mirror, Store: store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
+		Mirror: r.mirror, Store: store, Events: r.store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
 	})
 	r.server, err = grpcapi.NewServer(grpcapi.Config{
 		Rotator: r.rotator, Queries: queries, Admin: &doctor{r.admin, r.store}, Ready: r.Writable, Log: r.log, Registerer: r.metrics,

@@ -39,6 +39,8 @@ type Store struct {
 	source    string
 	attempt   time.Duration
 	newest    atomic.Int64 // see Revision
+
+	eventKeysPage, eventsKept int // see the constants of these names
 }
 
 var _ pool.Store = (*Store)(nil)
@@ -46,7 +48,8 @@ var _ pool.Store = (*Store)(nil)
 // New returns a store on a client made by Connect. With any other client it is as safe, but says "outcome unknown" of
 // writes that could not even be sent.
 func New(client *clientv3.Client, opts Options) *Store {
-	s := &Store{client: client, layout: opts.Layout, source: "rotatord/" + opts.Replica, attempt: opts.AttemptTimeout, committer: opts.Committer}
+	s := &Store{client: client, layout: opts.Layout, source: "rotatord/" + opts.Replica, attempt: opts.AttemptTimeout, committer: opts.Committer,
+		eventKeysPage: eventKeysPage, eventsKept: eventsKept}
 	if s.layout.Prefix == "" {
 		s.layout.Prefix = DefaultPrefix
 	}
