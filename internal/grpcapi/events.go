@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/specpb"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
@@ -40,7 +41,7 @@ func (s *rotationService) WatchEvents(req *v1.WatchEventsRequest, stream v1.Rota
 		}
 		live = live || b.Live
 		return sendWithin(stream.Context(), sendPatience, func() error {
-			return stream.Send(&v1.WatchEventsResponse{Events: all(b.Events, eventTo), Revision: b.Revision})
+			return stream.Send(&v1.WatchEventsResponse{Events: all(b.Events, specpb.FromEvent), Revision: b.Revision})
 		})
 	})
 }
@@ -59,32 +60,5 @@ func sendWithin(ctx context.Context, patience time.Duration, send func() error) 
 		return ctx.Err()
 	case <-timer.C:
 		return errHeldUp
-	}
-}
-
-func eventTo(e *pool.RecordedEvent) *v1.Event {
-	return &v1.Event{
-		Id:            e.ID,
-		Type:          string(e.Type),
-		Source:        e.Replica,
-		Subject:       e.Subject,
-		Time:          stamp(e.Time),
-		Pool:          e.Pool,
-		Revision:      e.Revision,
-		Trigger:       v1.Trigger(e.Trigger),
-		TriggerSource: e.Event.Source,
-		Reason:        e.Reason,
-		RequestId:     e.RequestID,
-		KeyId:         e.Key,
-		NewKeyId:      e.NewKey,
-		Generation:    e.Generation,
-		Slot:          e.Slot,
-		ProxyId:       e.Proxy,
-		RotationId:    e.RotationID,
-		Status:        v1.KeyStatus(e.Status),
-		StatusUntil:   stamp(e.Until),
-		Home:          v1.KeyHome(e.Home),
-		Phase:         v1.KeyPhase(e.Phase),
-		Rule:          e.Rule,
 	}
 }
