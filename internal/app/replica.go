@@ -19,6 +19,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	"github.com/rotatord/rotatord/internal/audit"
 	"github.com/rotatord/rotatord/internal/election"
 	"github.com/rotatord/rotatord/internal/etcdembed"
 	"github.com/rotatord/rotatord/internal/etcdstore"
@@ -69,6 +70,8 @@ type Replica struct {
 	server    *grpcapi.Server
 	metrics   *prometheus.Registry
 	telemetry *telemetry.Telemetry
+	relay     *audit.Relay // nil without --audit-relay
+	retention *audit.Retention
 	web       *http.Server
 
 	grpcListener, webListener net.Listener
@@ -263,6 +266,9 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 	if err != nil {
 		return err
 	}
+	if err := r.assembleAudit(store); err != nil {
+		return err
+	}
 	r.web = newWeb(webConfig{Ready: r.readyz, Gatherer: r.metrics, Log: r.log})
 	return nil
 }
@@ -280,6 +286,10 @@ func (r *Replica) serve(context.Context, Seams) error {
 	r.work.Go(func() { r.watchEmbedded(ctx) })
 	r.work.Go(func() { r.rotator.Fulfil(ctx) })
 	r.work.Go(func() { r.telemetry.Run(ctx) })
+	r.work.Go(func() { r.retention.Run(ctx) })
+	if r.relay != nil {
+		r.work.Go(func() { r.relay.Run(ctx) })
+	}
 	r.work.Go(func() { r.fail("serving gRPC", r.server.Serve(r.grpcListener)) })
 	r.work.Go(func() { r.fail("serving HTTP", r.web.Serve(r.webListener)) })
 	r.log.Info("rotatord is up", "name", r.cfg.Name, "version", version.String(), "grpc", r.Address(), "http", r.WebAddress(), "etcd", r.client.Endpoints())

@@ -401,3 +401,39 @@ func (w *eventWatch) put(b pool.EventBatch) error {
 		return fmt.Errorf("the watch of events: %w", w.ctx.Err())
 	}
 }
+
+// EventPools names the pools of which events are on record, also those that were deleted.
+func (s *Store) EventPools(ctx context.Context) (names []string, err error) {
+	for rest := prefixSpan(s.layout.KindPrefix(pool.KindEvent)); ; {
+		resp, err := s.page(ctx, rest, clientv3.WithKeysOnly(), clientv3.WithLimit(1))
+		if err != nil || len(resp.Kvs) == 0 {
+			return names, err
+		}
+		key := string(resp.Kvs[0].Key)
+		rest.from = key + "\x00"
+		if ref, ours := s.layout.Parse(key); ours {
+			names = append(names, ref.Pool)
+			rest.from = prefixSpan(s.layout.PoolPrefix(pool.KindEvent, ref.Pool)).to
+		}
+	}
+}
+
+// EventsByID reads at most limit events of a pool in the order of their ids, which is roughly that of their times, from
+// the first one after an id on.
+func (s *Store) EventsByID(ctx context.Context, poolName, after string, limit int) ([]*pool.RecordedEvent, error) {
+	sp := prefixSpan(s.layout.PoolPrefix(pool.KindEvent, poolName))
+	if after != "" {
+		sp.from += after + "\x00"
+	}
+	resp, err := s.page(ctx, sp, clientv3.WithLimit(int64(limit)))
+	if err != nil {
+		return nil, err
+	}
+	var events []*pool.RecordedEvent
+	for _, kv := range resp.Kvs {
+		if e, ok := s.layout.DecodeEvent(kv); ok {
+			events = append(events, e)
+		}
+	}
+	return events, nil
+}
