@@ -17,8 +17,6 @@ const (
 	purgePause = 100 * time.Millisecond // after a batch: deleting must not crowd out rotations
 	// RetentionEvery is how often old records are looked for.
 	RetentionEvery = 10 * time.Minute
-	// RelayGone is how long ago a relay must have been heard of to count as switched off.
-	RelayGone = 24 * relayBeat
 )
 
 // RecordStore is where old records are found.
