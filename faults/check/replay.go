@@ -104,6 +104,9 @@ func (r *run) transition(revision int64, changes []recorder.Change, before map[s
 	s := &step{run: r, revision: revision, before: before, changed: make(map[string][]string)}
 	for _, c := range changes {
 		kind, pool, name := split(c.Key)
+		if kind == "relays" || kind == "leaders" {
+			continue // they say nothing of keys
+		}
 		s.changed[kind] = append(s.changed[kind], pool+"/"+name)
 		if !transient(kind) && kind != "events" {
 			s.durable++

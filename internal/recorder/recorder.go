@@ -415,7 +415,7 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 			c.note(kind, key, e.Kv)
 		}
 		c.kinds[kind] = append(c.kinds[kind], pool+"/"+name)
-		if !transient(kind) && kind != "events" {
+		if !transient(kind) && kind != "events" && kind != "relays" { // a relay's cursor says nothing of keys
 			c.durable++
 		}
 	}
