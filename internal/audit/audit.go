@@ -34,7 +34,7 @@ type Store interface {
 type Leader func(ctx context.Context, role string, work func(ctx context.Context))
 
 // writeTimeout bounds the writing of one cursor or one batch of deletions, repeats included.
-const writeTimeout = 5 * time.Second
+const writeTimeout = 2 * time.Second
 
 // errOvertaken: somebody else has changed the record; what is here is old.
 var errOvertaken = errors.New("somebody else has moved the cursor")

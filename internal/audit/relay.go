@@ -181,7 +181,7 @@ func (r *Relay) deliver(ctx context.Context, cursor *pool.Relay, b pool.EventBat
 	if !b.Live {
 		r.seconds.Set(max(r.Now().Sub(last.Time), 0).Seconds())
 	}
-	return r.move(ctx, cursor, last.Cursor())
+	return r.move(context.WithoutCancel(ctx), cursor, last.Cursor()) // a stop in between need not have them delivered again
 }
 
 // move moves the cursor if it is where this relay has put it. One that has lost its role meanwhile moves nothing.

@@ -138,11 +138,13 @@ func (p *round) due(at time.Time, keep time.Duration, c pool.EventCursor) bool {
 	if at.IsZero() || at.Add(keep).After(p.Now()) {
 		return false
 	}
-	if p.passed != nil && c.Compare(*p.passed) > 0 {
-		p.held = true
-		return false
+	if p.passed == nil || c.Compare(*p.passed) <= 0 {
+		return true
 	}
-	return true
+	if c.Revision > p.passed.Revision || c.ID != lastID { // else it goes with the next event
+		p.held = true
+	}
+	return false
 }
 
 // rotations deletes the records of rotations. One's event shares its revision.
