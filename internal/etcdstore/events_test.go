@@ -26,7 +26,7 @@ func writeEvents(t *testing.T, s *Store, rng *rand.Rand, n int) (places []pool.E
 			id := fmt.Sprintf("e%016x", rng.Uint64())
 			e := event(id)
 			e.Pool = fmt.Sprint("p", rng.IntN(3))
-			value, err := EncodeEvent(e, s.source)
+			value, err := EncodeEvent(e, s.source, pool.Schema)
 			if err != nil {
 				t.Fatal(err)
 			}

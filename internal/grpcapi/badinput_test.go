@@ -32,6 +32,10 @@ var badInput = map[string]struct{ empty, all []string }{
 		[]string{"pool", "key_id", "trigger"},
 		[]string{"pool", "key_id", "generation", "trigger", "source", "reason", "request_id", "proxy_id"},
 	},
+	v1.RotationService_ReportFailure_FullMethodName: {
+		[]string{"pool", "key_id", "http_status"},
+		[]string{"pool", "key_id", "generation", "http_status", "headers", "body", "proxy_id", "source", "request_id"},
+	},
 	v1.RotationService_GetRotation_FullMethodName: {
 		[]string{"pool", "key_id"}, []string{"pool", "key_id", "generation", "min_revision"},
 	},
@@ -47,6 +51,7 @@ var badInput = map[string]struct{ empty, all []string }{
 	v1.AdminService_DeletePool_FullMethodName:     {[]string{"name"}, []string{"name"}},
 	v1.AdminService_PausePool_FullMethodName:      {[]string{"name"}, []string{"name"}},
 	v1.AdminService_ResumePool_FullMethodName:     {[]string{"name"}, []string{"name"}},
+	v1.AdminService_EndIncident_FullMethodName:    {[]string{"name"}, []string{"name"}},
 	v1.AdminService_AddKeys_FullMethodName:        {[]string{"pool", "home", "keys"}, []string{"pool", "home"}}, // keys are answered one by one
 	v1.AdminService_ListKeys_FullMethodName:       {[]string{"pool"}, []string{"pool", "home", "page_size", "page_token", "min_revision"}},
 	v1.AdminService_GetKey_FullMethodName:         {[]string{"pool", "key_id"}, []string{"pool", "key_id", "min_revision"}},
@@ -163,6 +168,7 @@ func valid(m protoreflect.MethodDescriptor) proto.Message {
 	set("name", "nowhere")
 	set("key_id", "k")
 	set("proxy_id", "x")
+	set("http_status", int32(401))
 	set("trigger", protoreflect.EnumNumber(v1.Trigger_TRIGGER_OPERATOR))
 	switch req := req.(type) {
 	case *v1.UpdatePoolRequest:

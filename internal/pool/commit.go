@@ -43,6 +43,9 @@ func (r *Rotator) commit(ctx context.Context, f *flight, term *Term, s *State) (
 		if err := mayRotate(now.pool, now.active, f.req.Trigger); err != nil {
 			return false, err
 		}
+		if f.req.reported && now.pool.IncidentAt(r.Now()) != nil {
+			return false, errIncident
+		}
 		if now.backup, err = r.findBackup(ctx, f.life.Pool, spent); err != nil {
 			return false, err
 		}
@@ -151,6 +154,9 @@ func (r *Rotator) searchStock(ctx context.Context, pool string, not map[string]b
 // rotation as it is on record. It returns the lost result for another try.
 func (r *Rotator) swap(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
 	txn, rot, successor := rotationTxn(f, term, now, r.Replica, r.Now())
+	if err := r.Steps(ctx, StepSend, f.life); err != nil {
+		return nil, err
+	}
 	began := time.Now()
 	res, err := r.applier.apply(ctx, txn)
 	if err != nil {
@@ -247,6 +253,9 @@ func (r *Rotator) park(ctx context.Context, f *flight, term *Term, now situation
 		return nil, nil
 	}
 	txn, pending := parkTxn(f, term, now, r.Now())
+	if err := r.Steps(ctx, StepSend, f.life); err != nil {
+		return nil, err
+	}
 	res, err := r.applier.apply(ctx, txn)
 	if err != nil {
 		return nil, err
@@ -269,6 +278,7 @@ func parkTxn(f *flight, term *Term, now situation, at time.Time) (*Txn, *Pending
 	}
 	exhausted := *now.active
 	exhausted.Status, exhausted.StatusUntil = StatusExhausted, time.Time{}
+	exhausted.StatusSince, exhausted.StatusReason = at, reasonPending
 	txn := &Txn{
 		If: []Guard{
 			Same(now.active), // an in-place write, so the version and not only the life

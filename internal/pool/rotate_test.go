@@ -320,23 +320,6 @@ func TestTakeOverAfterPatience(t *testing.T) {
 	})
 }
 
-// A holder that says it calls an upstream is given the time it asked for, and no more.
-func TestBusyHolderIsLeftAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRotateRig(t, 1, func(cfg *pool.RotatorConfig) { cfg.Budget = time.Minute })
-		life := r.active("a")
-		r.backups("b")
-		began := time.Now()
-		r.store.Put(&pool.Lock{Life: life, Holder: "busy", Stage: "probe", BusyUntil: began.Add(5 * time.Second)})
-		if _, err := r.rotators[0].Rotate(t.Context(), request(life, "mine")); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(began); took < 5*time.Second || took > 6*time.Second {
-			t.Errorf("the lock of a holder that was busy for 5 s was taken over after %v", took)
-		}
-	})
-}
-
 // Calls for one life share one flight, and the mirror answers those that come after it.
 func TestCallsCollapse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -650,6 +633,42 @@ func TestRotationFromOldMemory(t *testing.T) {
 			if got := pool.ReasonOf(err); got != tt.want || err != nil && tt.want == "" {
 				t.Errorf("rotated with %v, want %q", err, tt.want)
 			}
+		})
+	}
+}
+
+// Crash tests stop a rotation at its steps, so each is passed, in order, whatever the rotation comes to. At the last one
+// before it is sent, nothing of the commit is in the store.
+func TestSteps(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		stock []string
+	}{{"rotated", []string{"b"}}, {"waits for stock", nil}} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var passed []pool.Step
+				var sent, answered int64
+				var r *rotateRig
+				r = newRotateRig(t, 1, func(cfg *pool.RotatorConfig) {
+					cfg.Steps = func(_ context.Context, s pool.Step, _ pool.Life) error {
+						passed = append(passed, s)
+						switch s {
+						case pool.StepSend:
+							sent = r.store.Revision()
+						case pool.StepCommit:
+							answered = r.store.Revision()
+						}
+						return nil
+					}
+				})
+				life := r.active("a")
+				r.backups(test.stock...)
+				if _, err := r.rotators[0].Rotate(t.Context(), request(life, "r")); err != nil {
+					t.Fatal(err)
+				}
+				r.want("steps", fmt.Sprint(passed), "[campaign locked read send commit answer]")
+				r.want("revisions between the last two", answered-sent, int64(1))
+			})
 		})
 	}
 }

@@ -104,10 +104,13 @@ func (d *slowStore) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error
 	return d.Store.Apply(ctx, t)
 }
 
+// withLock are the steps between taking the lock and giving it back.
+var withLock = []pool.Step{pool.StepLocked, pool.StepRead, pool.StepSend}
+
 // stall makes some holders stand still with the lock in their hands, for longer than the others' patience.
 func (s *spoiler) stall(replica string) func(context.Context, pool.Step, pool.Life) error {
 	return func(_ context.Context, step pool.Step, l pool.Life) error {
-		if step != pool.StepLocked && step != pool.StepRead || !s.chance(15) {
+		if !slices.Contains(withLock, step) || !s.chance(10) {
 			return nil
 		}
 		h := check.Hold{Replica: replica, Pool: l.Pool, Key: l.Key, Generation: l.Generation, Start: time.Now()}
@@ -175,13 +178,13 @@ type looseLocks struct {
 }
 
 // Campaign implements pool.Locks without its promise.
-func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64) (*pool.Term, *pool.State, error) {
+func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64, _ pool.Purpose) (*pool.Term, *pool.State, error) {
 	if !k.always {
 		s, err := k.store.Read(ctx, pool.LockRef(l.Pool, l.Key), pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool))
 		return &pool.Term{Life: l}, s, err
 	}
 	for over := int64(0); ; {
-		term, s, err := k.Locks.Campaign(ctx, l, over, 0)
+		term, s, err := k.Locks.Campaign(ctx, l, over, 0, pool.Purpose{Stage: pool.StageRotate})
 		if err != nil || term != nil {
 			return &pool.Term{Life: l}, s, err
 		}
