@@ -30,6 +30,7 @@ const (
 	optKeysetFile         = "keyset-file"
 	optSessionTTL         = "session-ttl"
 	optShutdownTimeout    = "shutdown-timeout"
+	optAuditRelay         = "audit-relay"
 	optLogFormat          = "log-format"
 	optLogLevel           = "log-level"
 )
@@ -59,6 +60,7 @@ func newOptions(cfg *Config) *options {
 	o.group("Embedded etcd (the default)", embedded(cfg))
 	o.group("External etcd", external(cfg))
 	o.group("Coordination", coordination(cfg))
+	o.group("Audit", auditFlags(cfg))
 	o.group("Log", logFlags(cfg))
 	return o
 }
@@ -114,6 +116,13 @@ func coordination(cfg *Config) *pflag.FlagSet {
 	f.StringVar(&cfg.EtcdPrefix, optEtcdPrefix, cfg.EtcdPrefix, "`PREFIX` of everything rotatord keeps in etcd")
 	f.DurationVar(&cfg.SessionTTL, optSessionTTL, cfg.SessionTTL, "`TIME` after which etcd forgets a replica that died; at least "+minSessionTTL.String())
 	f.DurationVar(&cfg.ShutdownTimeout, optShutdownTimeout, cfg.ShutdownTimeout, "longest `TIME` a graceful stop may take")
+	return f
+}
+
+func auditFlags(cfg *Config) *pflag.FlagSet {
+	f := newGroup()
+	f.StringVar(&cfg.AuditRelay, optAuditRelay, "", "append all audit events as JSON lines to `TARGET`: file: and an absolute path, or stdout;\n"+
+		"one replica at a time does it, at least once for each event. Default: no relay")
 	return f
 }
 

@@ -42,6 +42,7 @@ var badInput = map[string]struct{ empty, all []string }{
 	v1.RotationService_ListRotations_FullMethodName: {
 		[]string{"pool"}, []string{"pool", "key_id", "page_size", "page_token", "min_revision"},
 	},
+	v1.RotationService_WatchEvents_FullMethodName:    {nil, []string{"pool", "from_revision", "after_id"}},
 	v1.KeyService_GetKeys_FullMethodName:             {[]string{"pool"}, []string{"pool", "proxy_id", "min_revision"}},
 	v1.AdminService_CreatePool_FullMethodName:        {[]string{"name"}, append([]string{"name"}, badSpec...)},
 	v1.AdminService_GetPool_FullMethodName:           {[]string{"name"}, []string{"name", "min_revision"}},

@@ -23,6 +23,7 @@ type Queries interface {
 	GetRotation(ctx context.Context, req pool.RotationQuery) (*pool.Rotation, int64, error)
 	ListRotations(ctx context.Context, poolName, key string, page pool.PageRequest) (*pool.Page[*pool.Rotation], error)
 	ListReplicas(ctx context.Context, minRevision int64) ([]*pool.Replica, int64, error)
+	WatchEvents(ctx context.Context, req pool.EventsQuery, deliver func(pool.EventBatch) error) error
 	Describe(a *pool.Active, includeSecret bool) (pool.KeyInfo, error)
 	WithCounts(p *pool.Pool) pool.PoolInfo
 }

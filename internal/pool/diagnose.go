@@ -142,6 +142,7 @@ func (c *checker) all() {
 	}
 	c.sharedSecrets()
 	c.replicas()
+	c.relays()
 }
 
 func (c *checker) report(revision int64) *Report {
@@ -550,6 +551,19 @@ func (c *checker) sharedSecrets() {
 func (c *checker) replicas() {
 	if len(c.snap.Replicas) == 0 && !c.unreadIn("", KindReplica) {
 		c.find(SeverityWarning, "no-replica", c.prefix+string(KindReplica), "rotatorctl replica list", "no replica has a session: nothing is rotated")
+	}
+}
+
+// RelayGone is how long ago a relay must have been heard of to count as switched off: one that works says so every hour.
+const RelayGone = 24 * time.Hour
+
+// relays: whoever is on record is at work. Old events are kept until all have passed them.
+func (c *checker) relays() {
+	for _, r := range c.snap.Relays {
+		if age := c.now.Sub(r.UpdatedAt); age > RelayGone {
+			c.find(SeverityWarning, "relay-gone", c.name(r.Ref()), c.etcdctl("del", r.Ref())+" # if it was switched off for good; else start a replica with its --audit-relay",
+				"relay %q was last heard of at %s; events and rotations after revision %d are kept until it has passed them", r.Name, r.UpdatedAt.UTC().Format(time.RFC3339), r.Revision)
+		}
 	}
 }
 

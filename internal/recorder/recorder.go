@@ -431,7 +431,7 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 			c.note(kind, key, e.Kv)
 		}
 		c.kinds[kind] = append(c.kinds[kind], pool+"/"+name)
-		if !transient(kind) && kind != "events" && !(kind == "active" && onlySpend(was, r.records[key])) {
+		if !transient(kind) && kind != "events" && kind != "relays" && !(kind == "active" && onlySpend(was, r.records[key])) {
 			c.durable++
 		}
 	}
