@@ -100,7 +100,9 @@ func split(key string) (kind, pool, name string) {
 	return parts[0], parts[1], parts[2]
 }
 
-func transient(kind string) bool { return kind == "locks" || kind == "replicas" || kind == "leaders" }
+func transient(kind string) bool {
+	return kind == "locks" || kind == "replicas" || kind == "leaders" || kind == "health"
+}
 
 func newWorld() *world {
 	return &world{

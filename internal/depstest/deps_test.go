@@ -34,6 +34,10 @@ var rules = []struct {
 		"sealing has no business with where the sealed secret goes"},
 	{"./internal/upstream", []string{"go.etcd.io/", "google.golang.org/", "./internal/", "./proto/"},
 		"what an answer means for a key depends on the answer alone, so that it can be told without a server"},
+	{"./internal/app", []string{"./internal/upstream/upstreamtest"},
+		"the fake upstream is for tests and the demo, not for what users run"},
+	{"./internal/spend", []string{"go.etcd.io/", "google.golang.org/", "./proto/"},
+		"whose turn it is to check, and what becomes of a rotation, is decided elsewhere"},
 	{"./internal/etcdembed", []string{"./internal/"},
 		"running etcd is independent of what is kept in it"},
 	{"./internal/ctl", []string{"go.etcd.io/", "./internal/pool", "./internal/app", "./internal/etcdstore"},
@@ -46,8 +50,9 @@ var rules = []struct {
 
 // neighbours are the imports between siblings that are wanted. All other packages of internal/ are joined by app.
 var neighbours = map[string][]string{
-	"./internal/app": {"./internal/"},         // the wiring
-	"./internal/ctl": {"./internal/upstream"}, // explains a verdict without a server
+	"./internal/app":   {"./internal/"},         // the wiring
+	"./internal/ctl":   {"./internal/upstream"}, // explains a verdict without a server
+	"./internal/spend": {"./internal/upstream"}, // reads what upstreams say
 }
 
 // common is what every package of internal/ may import.

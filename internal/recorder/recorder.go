@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -347,7 +348,9 @@ func split(key string) (kind, pool, rest string) {
 }
 
 // transient kinds belong to sessions; changing them is no transition.
-func transient(kind string) bool { return kind == "locks" || kind == "replicas" || kind == "leaders" }
+func transient(kind string) bool {
+	return kind == "locks" || kind == "replicas" || kind == "leaders" || kind == "health"
+}
 
 func (r *Recorder) put(kv *mvccpb.KeyValue) {
 	key := strings.TrimPrefix(string(kv.Key), r.prefix)
@@ -418,6 +421,7 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 		if _, noted := c.before[pool]; !noted {
 			c.before[pool] = len(r.names["active/"+pool])
 		}
+		was := r.records[key]
 		if e.Type == clientv3.EventTypeDelete {
 			r.remove(key)
 		} else {
@@ -426,11 +430,25 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 			c.note(kind, key, e.Kv)
 		}
 		c.kinds[kind] = append(c.kinds[kind], pool+"/"+name)
-		if !transient(kind) && kind != "events" {
+		if !transient(kind) && kind != "events" && !(kind == "active" && onlySpend(was, r.records[key])) {
 			c.durable++
 		}
 	}
 	return c
+}
+
+// onlySpend reports whether a record was written for what is known of a key's spend. That is no transition: nothing about
+// the key has changed.
+func onlySpend(was, is record) bool {
+	if was.fields == nil || is.fields == nil {
+		return false
+	}
+	was.fields, is.fields = maps.Clone(was.fields), maps.Clone(is.fields)
+	for _, name := range []string{"spendUsd", "budgetUsd", "spendAt"} {
+		delete(was.fields, name)
+		delete(is.fields, name)
+	}
+	return reflect.DeepEqual(was.fields, is.fields)
 }
 
 // note remembers what has to be looked at once the whole revision is applied.
