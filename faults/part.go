@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -89,11 +90,17 @@ func (p *part) create(name string) (io.Writer, error) {
 
 func (p *part) closeFiles() error {
 	var errs []error
-	for _, f := range p.files {
+	for _, f := range slices.Backward(p.files) {
 		errs = append(errs, f.Close())
 	}
 	return errors.Join(errs...)
 }
+
+// closer is what has to be done before files are closed.
+type closer func() error
+
+// Close implements io.Closer.
+func (c closer) Close() error { return c() }
 
 // record begins to record, before anybody writes.
 func (p *part) record(ctx context.Context) error {
@@ -131,6 +138,7 @@ func (p *part) begin(ctx context.Context) error {
 		return err
 	}
 	p.history = history.NewWriter(out)
+	p.files = append(p.files, closer(p.history.Flush)) // also if the rest fails
 	p.workload, err = workload.New(ctx, workload.Options{Replicas: p.cluster.Replicas(), Seed: p.seed, History: p.history})
 	if err == nil {
 		p.delivery, err = follow(p.cluster.Replicas())
@@ -210,7 +218,7 @@ func (p *part) end(ctx context.Context) error {
 	if err := p.cluster.StopReplicas(); err != nil {
 		p.violate("a graceful stop: %v", err)
 	}
-	return errors.Join(p.workload.Close(), p.history.Flush())
+	return p.workload.Close()
 }
 
 // saveMetrics keeps what a replica's metrics say beside its log. That they cannot be had is no more than a pity.

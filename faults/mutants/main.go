@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rotatord/rotatord/faults/cluster"
 	"github.com/rotatord/rotatord/faults/overlay"
 )
 
@@ -66,11 +67,13 @@ func (m *mill) all(pattern *regexp.Regexp) error {
 	if pattern.String() == "" {
 		errs = append(errs, m.sound())
 	}
-	fmt.Printf("%-48s %-12s %-8s %s\n", "mutant", "spoilt by", "after", "caught by")
+	fmt.Printf("%-48s %-29s %-8s %s\n", "mutant", "spoilt by", "after", "caught by")
 	for _, mu := range mutants {
 		if pattern.MatchString(mu.name) {
-			errs = append(errs, m.catch(mu))
-			if m.processes && mu.faults != "" {
+			if !mu.versions {
+				errs = append(errs, m.catch(mu))
+			}
+			if (m.processes || mu.versions) && mu.faults != "" {
 				errs = append(errs, m.catchInProcesses(mu))
 			}
 		}
@@ -123,7 +126,7 @@ func (m *mill) catch(mu mutant) error {
 }
 
 func row(mu mutant, spoilt string, began time.Time, caught string) {
-	fmt.Printf("%-48s %-12s %-8v %s\n", mu.name, spoilt, time.Since(began).Round(100*time.Millisecond), caught)
+	fmt.Printf("%-48s %-29s %-8v %s\n", mu.name, spoilt, time.Since(began).Round(100*time.Millisecond), caught)
 }
 
 // inProcesses is how long the fault test runs on a mutant.
@@ -139,10 +142,14 @@ func (m *mill) catchInProcesses(mu mutant) error {
 	if err != nil {
 		return err
 	}
+	next := program + "-next"
+	if err := overlay.Build(context.Background(), next, "./faults/rotatord", append(mu.overlay(), cluster.NextBuild...)); err != nil {
+		return fmt.Errorf("mutant %q: %w", mu.name, err)
+	}
 	began := time.Now()
 	for seed := range m.tries {
 		ctx, cancel := context.WithTimeout(context.Background(), inProcesses+4*time.Minute)
-		out, caught, err := outcome(exec.CommandContext(ctx, harness, "-binary", program, "-mode", "cluster",
+		out, caught, err := outcome(exec.CommandContext(ctx, harness, "-binary", program, "-next", next, "-mode", "cluster",
 			"-duration", inProcesses.String(), "-seed", fmt.Sprint(seed+1), "-faults", mu.faults))
 		cancel()
 		switch {
@@ -157,7 +164,7 @@ func (m *mill) catchInProcesses(mu mutant) error {
 	return fmt.Errorf("mutant %q was not caught by the fault test under %s", mu.name, mu.faults)
 }
 
-var named = regexp.MustCompile(`(?m)^(I[0-9]+|fence|release|pause|disabled|read|callers|linearizability|recorder) `)
+var named = regexp.MustCompile(`(?m)^(I[0-9]+|fence|release|pause|disabled|read|callers|linearizability|recorder|schema) `)
 
 // found lists the invariants a run of the fault test names, each once.
 func found(out string) (names []string) {
@@ -184,7 +191,7 @@ func broken(out string) string {
 
 // probe runs a program. caught is true if it says that a promise was broken; if it could not tell that is an error.
 func (m *mill) probe(program, spoil string, length time.Duration, seed uint64) (out string, caught bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), length+3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*length+3*time.Minute)
 	defer cancel()
 	return outcome(exec.CommandContext(ctx, program, "-spoil", spoil, "-duration", length.String(), "-seed", fmt.Sprint(seed)))
 }

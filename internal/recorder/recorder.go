@@ -445,7 +445,7 @@ func onlySpend(was, is record) bool {
 		return false
 	}
 	was.fields, is.fields = maps.Clone(was.fields), maps.Clone(is.fields)
-	for _, name := range []string{"spendUsd", "budgetUsd", "spendAt"} {
+	for _, name := range []string{"spendUsd", "budgetUsd", "spendAt", "schema"} {
 		delete(was.fields, name)
 		delete(is.fields, name)
 	}
