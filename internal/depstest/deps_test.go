@@ -34,6 +34,8 @@ var rules = []struct {
 		"sealing has no business with where the sealed secret goes"},
 	{"./internal/upstream", []string{"go.etcd.io/", "google.golang.org/", "./internal/", "./proto/"},
 		"what an answer means for a key depends on the answer alone, so that it can be told without a server"},
+	{"./internal/app", []string{"./internal/upstream/upstreamtest"},
+		"the fake upstream is for tests and the demo, not for what users run"},
 	{"./internal/etcdembed", []string{"./internal/"},
 		"running etcd is independent of what is kept in it"},
 	{"./internal/ctl", []string{"go.etcd.io/", "./internal/pool", "./internal/app", "./internal/etcdstore"},
