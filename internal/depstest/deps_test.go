@@ -36,6 +36,10 @@ var rules = []struct {
 		"what an answer means for a key depends on the answer alone, so that it can be told without a server"},
 	{"./internal/app", []string{"./internal/upstream/upstreamtest"},
 		"the fake upstream is for tests and the demo, not for what users run"},
+	{"./internal/lifecycle", []string{"go.etcd.io/", "google.golang.org/", "./proto/", "net/http", "os/exec"},
+		"phases decide and write; who asks an upstream, and how, is not theirs"},
+	{"./internal/provider", []string{"go.etcd.io/", "google.golang.org/grpc", "./internal/lifecycle"},
+		"a provider makes calls; when, and what for, is decided elsewhere"},
 	{"./internal/etcdembed", []string{"./internal/"},
 		"running etcd is independent of what is kept in it"},
 	{"./internal/ctl", []string{"go.etcd.io/", "./internal/pool", "./internal/app", "./internal/etcdstore"},
@@ -50,6 +54,8 @@ var rules = []struct {
 var neighbours = map[string][]string{
 	"./internal/app": {"./internal/"},         // the wiring
 	"./internal/ctl": {"./internal/upstream"}, // explains a verdict without a server
+
+	"./internal/provider": {"./internal/upstream"}, // asks LiteLLM
 }
 
 // common is what every package of internal/ may import.

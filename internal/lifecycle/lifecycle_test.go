@@ -255,7 +255,10 @@ func TestNotRevokedInDoubt(t *testing.T) {
 	for name, doubt := range map[string]func(r *rig, a pool.Active) []pool.Record{
 		"the successor is exhausted": func(_ *rig, a pool.Active) []pool.Record { a.Status = pool.StatusExhausted; return []pool.Record{&a} },
 		"the successor is disabled":  func(_ *rig, a pool.Active) []pool.Record { a.Status = pool.StatusDisabled; return []pool.Record{&a} },
-		"the same secret":            func(r *rig, a pool.Active) []pool.Record { a.Sealed = r.retired("old").Sealed; return []pool.Record{&a} },
+		"the same secret": func(r *rig, a pool.Active) []pool.Record {
+			a.Sealed = r.retired("old").Sealed
+			return []pool.Record{&a}
+		},
 		"another pool has it": func(r *rig, _ pool.Active) []pool.Record {
 			return []pool.Record{&pool.Pool{Name: "q"}, &pool.Backup{Pool: "q", Key: "b", Sealed: r.retired("old").Sealed}}
 		},
