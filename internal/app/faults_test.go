@@ -206,7 +206,7 @@ type looseLocks struct {
 	campaign func(ctx context.Context, inner pool.Locks, store *etcdstore.Store, l pool.Life) (*pool.Term, *pool.State, error)
 }
 
-func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64) (*pool.Term, *pool.State, error) {
+func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64, _ pool.Purpose) (*pool.Term, *pool.State, error) {
 	return k.campaign(ctx, k.Locks, k.store(), l)
 }
 
@@ -225,7 +225,7 @@ func switchedOff(ctx context.Context, _ pool.Locks, store *etcdstore.Store, l po
 func alwaysYes(ctx context.Context, inner pool.Locks, _ *etcdstore.Store, l pool.Life) (*pool.Term, *pool.State, error) {
 	var over int64
 	for {
-		term, s, err := inner.Campaign(ctx, l, over, 0)
+		term, s, err := inner.Campaign(ctx, l, over, 0, pool.Purpose{Stage: pool.StageRotate})
 		if err != nil || term != nil {
 			return &pool.Term{Life: l}, s, err
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/rotatord/rotatord/internal/pool"
 	"github.com/rotatord/rotatord/internal/seal"
 	"github.com/rotatord/rotatord/internal/telemetry"
+	"github.com/rotatord/rotatord/internal/upstream"
 	"github.com/rotatord/rotatord/internal/version"
 )
 
@@ -229,7 +230,7 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 	r.follower = etcdstore.NewFollower(r.store, r.mirror, r.log)
 	r.elector, err = election.New(election.Config{
 		Client: r.client, TTL: r.cfg.SessionTTL, Attempt: etcdAttempt, Log: r.log, Announce: r.announce, Changed: r.updateHealth,
-		Commit: committer.Commit,
+		Commit: committer.Commit, Name: r.cfg.Name, Roles: layout.RolesPrefix(),
 	})
 	if err != nil {
 		return err
@@ -245,11 +246,14 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 	}
 	watched := observer{r.telemetry, r.suspectFull}
 	var keyLocks pool.Locks = &locks{elector: r.elector, store: r.store, replica: r.cfg.Name, suspect: r.suspectFull}
+	known := &upstreams{client: upstream.NewClient(upstream.ClientConfig{})}
+	r.later(func() error { known.client.Close(); return nil })
 	if seams.Locks != nil {
 		keyLocks = seams.Locks(keyLocks)
 	}
 	r.rotator = pool.NewRotator(pool.RotatorConfig{
 		Store: store, Locks: keyLocks, Mirror: r.mirror, Observer: watched, Replica: r.cfg.Name,
+		Sealer: r.keys, Classify: known, Prober: known, Scrub: scrub,
 		Ready: r.Writable, Steps: seams.Steps, Budget: seams.Budget,
 	})
 	r.later(func() error { r.rotator.Close(); return nil })

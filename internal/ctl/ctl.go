@@ -80,7 +80,7 @@ Environment:
 
 func (c *cli) rootCommand() *cobra.Command {
 	root := group("rotatorctl", "Operate rotatord's pools, keys, bindings and rotations",
-		c.poolCommand(), c.keyCommand(), c.rotateCommand(), c.bindingCommand(), c.rotationCommand(),
+		c.poolCommand(), c.keyCommand(), c.rotateCommand(), c.reportCommand(), c.bindingCommand(), c.rotationCommand(),
 		c.replicaCommand(), c.importCommand(), c.classifyCommand(), c.doctorCommand(), c.versionCommand())
 	root.Long = rootHelp
 	root.SilenceErrors = true

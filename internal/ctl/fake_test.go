@@ -447,6 +447,42 @@ func (f *fake) RotateKey(_ context.Context, q *pb.RotateKeyRequest) (*pb.RotateK
 	return &pb.RotateKeyResponse{Outcome: pb.Outcome_OUTCOME_PENDING, Revision: f.next()}, nil
 }
 
+// ReportFailure has one rule for each status that scripts use.
+func (f *fake) ReportFailure(ctx context.Context, q *pb.ReportFailureRequest) (*pb.ReportFailureResponse, error) {
+	p, err := f.pool(q.GetPool())
+	if err != nil {
+		return nil, err
+	}
+	k, err := f.key(q.GetPool(), q.GetKeyId())
+	if err != nil {
+		return nil, err
+	}
+	a := &pb.ReportFailureResponse{Verdict: pb.Verdict_VERDICT_IGNORE, Rule: "generic/unknown", Reason: "HTTP " + fmt.Sprint(q.GetHttpStatus()),
+		Key: shown(k, q.GetIncludeSecret()), Revision: f.revision}
+	switch {
+	case p.GetIncident() != nil:
+		a.Rule, a.MatchedRule, a.Incident = "incident", a.Rule, true
+	case q.GetHttpStatus() == 401:
+		r, err := f.RotateKey(ctx, &pb.RotateKeyRequest{Pool: q.GetPool(), KeyId: q.GetKeyId(), Source: q.GetSource(), RequestId: q.GetRequestId()})
+		if err != nil {
+			return nil, err
+		}
+		a.Verdict, a.Rule, a.Outcome, a.Rotation, a.Key = pb.Verdict_VERDICT_ROTATE, "generic/refused", r.GetOutcome(), r.GetRotation(), r.GetKey()
+	case q.GetHttpStatus() == 429:
+		a.Verdict, a.Rule, a.Until, a.Key = pb.Verdict_VERDICT_COOL_DOWN, "generic/rate-limit", longAgo, nil
+	}
+	return a, nil
+}
+
+func (f *fake) EndIncident(_ context.Context, q *pb.EndIncidentRequest) (*pb.EndIncidentResponse, error) {
+	p, err := f.pool(q.GetName())
+	if err != nil {
+		return nil, err
+	}
+	p.Incident, p.Revision = nil, f.next()
+	return &pb.EndIncidentResponse{Pool: p, Revision: p.GetRevision()}, nil
+}
+
 func (f *fake) rotationOf(old *pb.Key) *pb.Rotation {
 	trigger, _ := strconv.Atoi(old.GetLabels()["trigger"])
 	next := f.keys[old.GetPool()+"/"+old.GetReplacedBy()]

@@ -13,7 +13,7 @@ import (
 func (c *cli) poolCommand() *cobra.Command {
 	return group("pool", "Create, change, show, pause and delete pools",
 		c.poolCreateCommand(), c.poolUpdateCommand(), c.poolGetCommand(), c.poolListCommand(),
-		c.poolPauseCommand(), c.poolResumeCommand(), c.poolDeleteCommand())
+		c.poolPauseCommand(), c.poolResumeCommand(), c.poolEndIncidentCommand(), c.poolDeleteCommand())
 }
 
 func (c *cli) poolCreateCommand() *cobra.Command {
@@ -100,6 +100,7 @@ func (c *cli) describePool(w io.Writer, p *rotatorv1.Pool) {
 	n := p.GetCounts()
 	field(w, "Name:", p.GetName())
 	field(w, "State:", poolState(p))
+	field(w, "Incident:", c.incident(p))
 	field(w, "Description:", p.GetSpec().GetDescription())
 	field(w, "Labels:", labels(p.GetSpec().GetLabels()))
 	field(w, "Active keys:", fmt.Sprint(n.GetActive()))
@@ -120,6 +121,16 @@ func poolState(p *rotatorv1.Pool) string {
 	default:
 		return "open"
 	}
+}
+
+// incident says that the pool is in one.
+func (c *cli) incident(p *rotatorv1.Pool) string {
+	i := p.GetIncident()
+	if i == nil || !i.GetUntil().AsTime().After(c.sys.Now()) {
+		return ""
+	}
+	return fmt.Sprintf("%d keys were reported bad at once, so the upstream itself must be at fault; reports change nothing until %s",
+		i.GetKeys(), at(i.GetUntil()))
 }
 
 func (c *cli) poolListCommand() *cobra.Command {
@@ -185,6 +196,25 @@ func (c *cli) poolResumeCommand() *cobra.Command {
 			}
 			return c.print(answer, func(w io.Writer) {
 				row(w, fmt.Sprintf("pool %s is open, at revision %d", args[0], answer.GetRevision()))
+			})
+		},
+		ValidArgsFunction: completeArgs(false, c.suggestPools),
+	}
+}
+
+func (c *cli) poolEndIncidentCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "end-incident NAME",
+		Short: "End a pool's incident before its time: reports rotate keys again",
+		Args:  exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			request := &rotatorv1.EndIncidentRequest{Name: args[0]}
+			answer, err := ask(cmd.Context(), c, c.admin, rotatorv1.AdminServiceClient.EndIncident, request)
+			if err != nil {
+				return err
+			}
+			return c.print(answer, func(w io.Writer) {
+				row(w, fmt.Sprintf("pool %s is in no incident, at revision %d", args[0], answer.GetRevision()))
 			})
 		},
 		ValidArgsFunction: completeArgs(false, c.suggestPools),

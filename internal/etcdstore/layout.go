@@ -54,6 +54,9 @@ func (l Layout) Key(ref pool.Ref) string {
 // KindPrefix is where all records of a kind are.
 func (l Layout) KindPrefix(kind pool.Kind) string { return l.Prefix + string(kind) + "/" }
 
+// RolesPrefix is where the candidacies for roles are.
+func (l Layout) RolesPrefix() string { return l.KindPrefix(kindLeader) }
+
 // PoolPrefix is where all records of a kind in one pool are; for the kinds that do not belong to a pool, all of them.
 func (l Layout) PoolPrefix(kind pool.Kind, poolName string) string {
 	if poolName == "" || kind == pool.KindPool || kind == pool.KindReplica || kind == pool.KindRelay {

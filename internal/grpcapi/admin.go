@@ -89,6 +89,14 @@ func (s *adminService) ResumePool(ctx context.Context, req *v1.ResumePoolRequest
 	return &v1.ResumePoolResponse{Pool: poolTo(s.queries.WithCounts(p)), Revision: revision}, nil
 }
 
+func (s *adminService) EndIncident(ctx context.Context, req *v1.EndIncidentRequest) (*v1.EndIncidentResponse, error) {
+	p, revision, err := s.admin.EndIncident(ctx, req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &v1.EndIncidentResponse{Pool: poolTo(s.queries.WithCounts(p)), Revision: revision}, nil
+}
+
 func (s *adminService) AddKeys(ctx context.Context, req *v1.AddKeysRequest) (*v1.AddKeysResponse, error) {
 	added, revision, err := s.admin.AddKeys(ctx, req.GetPool(), pool.Home(req.GetHome()), all(req.GetKeys(), newKeyFrom), req.GetDryRun())
 	if err != nil {

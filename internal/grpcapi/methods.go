@@ -12,6 +12,8 @@ type method struct {
 	writes bool
 	// long: works on many records, so it may take more time than other calls.
 	long bool
+	// probes: an upstream may have to be asked first.
+	probes bool
 	// asks: the domain asks by itself whether it can write, since it can answer some calls without.
 	asks bool
 }
@@ -24,6 +26,7 @@ var (
 	read     = method{}
 	write    = method{writes: true}
 	rotates  = method{writes: true, asks: true}
+	reports  = method{writes: true, asks: true, probes: true}
 	longRead = method{long: true}
 	longOne  = method{writes: true, long: true}
 )
@@ -31,7 +34,7 @@ var (
 // methods is every rpc of the contract.
 var methods = map[string]method{
 	v1.RotationService_RotateKey_FullMethodName:     rotates,
-	v1.RotationService_ReportFailure_FullMethodName: rotates,
+	v1.RotationService_ReportFailure_FullMethodName: reports,
 	v1.RotationService_GetRotation_FullMethodName:   read,
 	v1.RotationService_ListRotations_FullMethodName: read,
 	v1.RotationService_WatchEvents_FullMethodName:   read,
@@ -66,6 +69,7 @@ var methods = map[string]method{
 type Timeouts struct {
 	Read  time.Duration // default: 5 s
 	Write time.Duration // default: 1.8 s, so that callers learn within two seconds that a write cannot work
+	Probe time.Duration // default: 10 s, for writes that may have to ask an upstream first
 	Long  time.Duration // default: 60 s
 }
 
@@ -77,6 +81,7 @@ func (t Timeouts) withDefaults() Timeouts {
 	}
 	set(&t.Read, 5*time.Second)
 	set(&t.Write, 1800*time.Millisecond)
+	set(&t.Probe, 10*time.Second)
 	set(&t.Long, time.Minute)
 	return t
 }
@@ -85,6 +90,8 @@ func (t Timeouts) of(m method) time.Duration {
 	switch {
 	case m.long:
 		return t.Long
+	case m.probes:
+		return t.Probe
 	case m.writes:
 		return t.Write
 	}

@@ -39,6 +39,31 @@ func (s *rotationService) RotateKey(ctx context.Context, req *v1.RotateKeyReques
 	return resp, nil
 }
 
+func (s *rotationService) ReportFailure(ctx context.Context, req *v1.ReportFailureRequest) (*v1.ReportFailureResponse, error) {
+	res, err := s.rotator.Report(ctx, pool.FailureReport{
+		Pool:       req.GetPool(),
+		Key:        req.GetKeyId(),
+		Generation: req.GetGeneration(),
+		Answer:     pool.Answer{Status: int(req.GetHttpStatus()), Headers: req.GetHeaders(), Body: req.GetBody()},
+		ProxyID:    req.GetProxyId(),
+		Source:     req.GetSource(),
+		RequestID:  req.GetRequestId(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	resp := reportTo(res)
+	if res.Key == nil {
+		return resp, nil
+	}
+	key, err := s.queries.Describe(res.Key, req.GetIncludeSecret())
+	if err != nil {
+		return nil, err
+	}
+	resp.Key = keyTo(&key)
+	return resp, nil
+}
+
 func (s *rotationService) GetRotation(ctx context.Context, req *v1.GetRotationRequest) (*v1.GetRotationResponse, error) {
 	rotation, revision, err := s.queries.GetRotation(ctx, pool.RotationQuery{
 		Pool: req.GetPool(), Key: req.GetKeyId(), Generation: req.GetGeneration(), MinRevision: req.GetMinRevision(),

@@ -113,6 +113,21 @@ func rotationTo(r *pool.Rotation) *v1.Rotation {
 	}
 }
 
+// reportTo leaves out the key, which may need its secret.
+func reportTo(r *pool.ReportResult) *v1.ReportFailureResponse {
+	return &v1.ReportFailureResponse{
+		Verdict:     v1.Verdict(r.Verdict),
+		Rule:        r.Rule,
+		MatchedRule: r.MatchedRule,
+		Reason:      r.Reason,
+		Until:       stamp(r.Until),
+		Outcome:     v1.Outcome(r.Outcome),
+		Rotation:    rotationTo(r.Rotation),
+		Incident:    r.Incident,
+		Revision:    r.Revision,
+	}
+}
+
 func bindingTo(b *pool.Binding) *v1.Binding {
 	return &v1.Binding{
 		Pool:      b.Pool,

@@ -179,7 +179,7 @@ func violated(err error) (fields []string) {
 // yesLocks always says yes: the compares alone have to do.
 type yesLocks struct{ store pool.Store }
 
-func (y yesLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64) (*pool.Term, *pool.State, error) {
+func (y yesLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64, _ pool.Purpose) (*pool.Term, *pool.State, error) {
 	st, err := y.store.Read(ctx, pool.LockRef(l.Pool, l.Key), pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l),
 		pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool))
 	if err != nil {

@@ -43,7 +43,8 @@ func NewAdmin(cfg AdminConfig) *Admin {
 		cfg.Prefix = DefaultPrefix
 	}
 	return &Admin{AdminConfig: cfg, applier: applier{store: cfg.Store, unknown: func(t *Txn, attempt int, err error) {
-		cfg.Observer.OutcomeUnknown(t.Event.Pool, t.Event.Subject, attempt, err)
+		pool, subject := t.about()
+		cfg.Observer.OutcomeUnknown(pool, subject, attempt, err)
 	}}}
 }
 

@@ -520,6 +520,7 @@ func (a *Admin) setStatus(ctx context.Context, pool, key, reason string, status 
 		}
 		next := *seen
 		next.Version, next.Status, next.StatusUntil = renewed(seen.Version), status, time.Time{}
+		next.StatusSince, next.StatusReason = a.Now().UTC(), "" // why is in the event
 		out = &next
 		return a.statusTxn(st, p, seen, out, kind, reason), nil
 	})

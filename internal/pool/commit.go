@@ -43,6 +43,9 @@ func (r *Rotator) commit(ctx context.Context, f *flight, term *Term, s *State) (
 		if err := mayRotate(now.pool, now.active, f.req.Trigger); err != nil {
 			return false, err
 		}
+		if f.req.reported && now.pool.IncidentAt(r.Now()) != nil {
+			return false, errIncident
+		}
 		if now.backup, err = r.findBackup(ctx, f.life.Pool, spent); err != nil {
 			return false, err
 		}
@@ -269,6 +272,7 @@ func parkTxn(f *flight, term *Term, now situation, at time.Time) (*Txn, *Pending
 	}
 	exhausted := *now.active
 	exhausted.Status, exhausted.StatusUntil = StatusExhausted, time.Time{}
+	exhausted.StatusSince, exhausted.StatusReason = at, reasonPending
 	txn := &Txn{
 		If: []Guard{
 			Same(now.active), // an in-place write, so the version and not only the life

@@ -57,6 +57,8 @@ type PoolState struct {
 	Preparing map[string]*Preparation
 	Tokens    map[string]*Token
 	Health    *Health // nil: no key was reported bad lately
+	// Probed has, by key, the lock of a probe that was given back and left the key as it was: the upstream could not be asked.
+	Probed map[string]*Lock
 }
 
 // Stock is the set of backups in no particular order, with access by position, so that a choice costs the same however
@@ -361,6 +363,27 @@ func (p *PoolState) putActive(a *Active) {
 	}
 	p.Active[a.Key] = a
 	p.BySlot[a.Slot] = a
+	delete(p.Probed, a.Key)
+}
+
+// removeLock notes a probe that came to nothing: one that came to something ends the life, or puts the key's record anew in the
+// same revision.
+func (p *PoolState) removeLock(key string) {
+	lock := p.Locks[key]
+	delete(p.Locks, key)
+	if lock == nil || lock.Stage != StageProbe {
+		return
+	}
+	if a := p.Active[key]; a == nil || a.Life() != lock.Life {
+		return
+	}
+	if before := p.Probed[key]; before != nil && before.Life == lock.Life && lock.BusyUntil.Before(before.BusyUntil.Add(probeMemory)) {
+		return // its holder found that the upstream had been asked
+	}
+	if p.Probed == nil {
+		p.Probed = make(map[string]*Lock)
+	}
+	p.Probed[key] = lock
 }
 
 func (p *PoolState) putRotation(r *Rotation) {
@@ -397,6 +420,7 @@ func (s *Snapshot) remove(ref Ref) {
 			delete(p.BySlot, a.Slot)
 		}
 		delete(p.Active, ref.Name)
+		delete(p.Probed, ref.Name)
 	case KindBackup:
 		delete(p.Backup, ref.Name)
 		p.Stock.remove(ref.Name)
@@ -412,7 +436,7 @@ func (s *Snapshot) remove(ref Ref) {
 	case KindBinding:
 		delete(p.Bindings, ref.Name)
 	case KindLock:
-		delete(p.Locks, ref.Name)
+		p.removeLock(ref.Name)
 	case KindPreparation:
 		delete(p.Preparing, ref.Name)
 	case KindToken:

@@ -320,23 +320,6 @@ func TestTakeOverAfterPatience(t *testing.T) {
 	})
 }
 
-// A holder that says it calls an upstream is given the time it asked for, and no more.
-func TestBusyHolderIsLeftAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRotateRig(t, 1, func(cfg *pool.RotatorConfig) { cfg.Budget = time.Minute })
-		life := r.active("a")
-		r.backups("b")
-		began := time.Now()
-		r.store.Put(&pool.Lock{Life: life, Holder: "busy", Stage: "probe", BusyUntil: began.Add(5 * time.Second)})
-		if _, err := r.rotators[0].Rotate(t.Context(), request(life, "mine")); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(began); took < 5*time.Second || took > 6*time.Second {
-			t.Errorf("the lock of a holder that was busy for 5 s was taken over after %v", took)
-		}
-	})
-}
-
 // Calls for one life share one flight, and the mirror answers those that come after it.
 func TestCallsCollapse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

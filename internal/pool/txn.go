@@ -229,7 +229,9 @@ func (g Guard) Holds(s *State) bool {
 	return at.ModRevision == g.Revision
 }
 
-// Txn is one guarded transition: all guards hold and all changes happen, or nothing does. The event is part of it.
+// Txn is one guarded transition: all guards hold and all changes happen, or nothing does. The event is part of it; it is nil
+// for what is no transition, such as a note that a key was reported bad. Then a second copy of it is not known again: its
+// guards must not hold any more once it was applied.
 //
 // Sending the same Txn again after an unknown outcome is safe: its event is written once. A definite "no" answers for all
 // copies under way if one of the guards that did not hold is final; else see Result.Late.
@@ -238,6 +240,19 @@ type Txn struct {
 	Put    []Record
 	Delete []Ref
 	Event  *Event
+}
+
+// about is what the transaction is about, for the log. One without an event, which makes no transition, is about the record
+// that it puts.
+func (t *Txn) about() (pool, subject string) {
+	switch {
+	case t.Event != nil:
+		return t.Event.Pool, t.Event.Subject
+	case len(t.Put) > 0:
+		ref := t.Put[0].Ref()
+		return ref.Pool, string(ref.Kind) + "/" + ref.Name
+	}
+	return "", ""
 }
 
 // Result is the store's definite answer to a Txn.

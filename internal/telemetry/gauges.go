@@ -16,6 +16,7 @@ type gauges struct {
 	build version.Info
 
 	backups, active, retired, pending, oldest, paused *prometheus.Desc
+	incidents                                         *prometheus.Desc
 	revision, age, replicas, session, quorum, info    *prometheus.Desc
 }
 
@@ -27,25 +28,26 @@ func newGauges(cfg Config) *gauges {
 	}
 	return &gauges{
 		Config: cfg, build: version.Get(),
-		backups:  desc("rotator_backup_keys", "Keys in stock."+sameEverywhere, "pool"),
-		active:   desc("rotator_active_keys", "Keys in service by their status now: a cool-down that has passed is healthy."+sameEverywhere, "pool", "status"),
-		retired:  desc("rotator_retired_keys", "Keys that rotations took out of service."+sameEverywhere, "pool"),
-		pending:  desc("rotator_pending_rotations", "Rotations that wait for stock."+sameEverywhere, "pool"),
-		oldest:   desc("rotator_oldest_pending_seconds", "How long the longest waiting rotation has waited for stock, 0 if none waits."+sameEverywhere, "pool"),
-		paused:   desc("rotator_pool_paused", "1 if an operator has paused the pool, so that nothing rotates, else 0."+sameEverywhere, "pool"),
-		revision: desc("rotator_mirror_revision", "The etcd revision up to which this replica has seen everything."),
-		age:      desc("rotator_mirror_age_seconds", "Time since this replica's state was last known to be the newest. It grows while etcd has no quorum."),
-		replicas: desc("rotator_replicas", "Replicas with a live session, as this one sees it."),
-		session:  desc("rotator_session_alive", "1 if this replica has a session with etcd, without which it does not rotate, else 0."),
-		quorum:   desc("rotator_etcd_quorum", "1 if etcd answered this replica's last check with a quorum, else 0: then keys are served from memory and writes are refused."),
-		info:     desc("rotator_build_info", "Always 1; the labels say which build this is.", "version", "go"),
+		backups:   desc("rotator_backup_keys", "Keys in stock."+sameEverywhere, "pool"),
+		active:    desc("rotator_active_keys", "Keys in service by their status now: a cool-down that has passed is healthy."+sameEverywhere, "pool", "status"),
+		retired:   desc("rotator_retired_keys", "Keys that rotations took out of service."+sameEverywhere, "pool"),
+		pending:   desc("rotator_pending_rotations", "Rotations that wait for stock."+sameEverywhere, "pool"),
+		oldest:    desc("rotator_oldest_pending_seconds", "How long the longest waiting rotation has waited for stock, 0 if none waits."+sameEverywhere, "pool"),
+		paused:    desc("rotator_pool_paused", "1 if an operator has paused the pool, so that nothing rotates, else 0."+sameEverywhere, "pool"),
+		incidents: desc("rotator_incidents", "1 while the pool is in an incident: its upstream itself is taken to be at fault and reports change nothing; else 0."+sameEverywhere, "pool"),
+		revision:  desc("rotator_mirror_revision", "The etcd revision up to which this replica has seen everything."),
+		age:       desc("rotator_mirror_age_seconds", "Time since this replica's state was last known to be the newest. It grows while etcd has no quorum."),
+		replicas:  desc("rotator_replicas", "Replicas with a live session, as this one sees it."),
+		session:   desc("rotator_session_alive", "1 if this replica has a session with etcd, without which it does not rotate, else 0."),
+		quorum:    desc("rotator_etcd_quorum", "1 if etcd answered this replica's last check with a quorum, else 0: then keys are served from memory and writes are refused."),
+		info:      desc("rotator_build_info", "Always 1; the labels say which build this is.", "version", "go"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		g.backups, g.active, g.retired, g.pending, g.oldest, g.paused,
+		g.backups, g.active, g.retired, g.pending, g.oldest, g.paused, g.incidents,
 		g.revision, g.age, g.replicas, g.session, g.quorum, g.info,
 	} {
 		ch <- d
@@ -83,6 +85,7 @@ func (g *gauges) collectMirror(send func(*prometheus.Desc, float64, ...string)) 
 		send(g.pending, float64(p.pending), name)
 		send(g.oldest, p.oldest.Seconds(), name)
 		send(g.paused, oneIf(p.paused), name)
+		send(g.incidents, oneIf(p.incident), name)
 		for status, n := range p.active {
 			send(g.active, float64(n), name, status.String())
 		}
@@ -107,7 +110,7 @@ type poolFigures struct {
 	backups, retired, pending int
 	active                    map[pool.Status]int
 	oldest                    time.Duration
-	paused                    bool
+	paused, incident          bool
 }
 
 // countAll counts under the mirror's lock and leaves the rest to be done outside it.
@@ -127,6 +130,7 @@ func countAll(m *pool.Mirror, now time.Time) (f figures) {
 func countPool(p *pool.PoolState, now time.Time) poolFigures {
 	f := poolFigures{
 		backups: len(p.Backup), retired: len(p.Retired), pending: len(p.Pending), paused: p.Pool.Paused,
+		incident: p.Pool.IncidentAt(now) != nil,
 		// All usual statuses are there with a 0, so that an alert on one is not silent for want of a series.
 		active: map[pool.Status]int{
 			pool.StatusHealthy: 0, pool.StatusRateLimited: 0, pool.StatusExhausted: 0, pool.StatusError: 0, pool.StatusDisabled: 0,

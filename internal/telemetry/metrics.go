@@ -24,6 +24,9 @@ type metrics struct {
 	conflicts *prometheus.CounterVec
 	takeovers prometheus.Counter
 	unknowns  prometheus.Counter
+	reports   *prometheus.CounterVec
+	probes    *prometheus.CounterVec
+	began     *prometheus.CounterVec
 }
 
 // newMetrics is long and straight: its substance is the help texts.
@@ -57,11 +60,24 @@ func newMetrics() metrics {
 			Name: "rotator_unknown_outcomes_total",
 			Help: "Answers, or missing answers, of etcd that left open whether a write was applied. Each was looked into by sending the guarded write again.",
 		}),
+		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rotator_reports_total",
+			Help: "Reports of failures that this replica has answered, by verdict (rotate, cool_down, ignore) and by the rule that matched or what overruled it " +
+				"(incident, late, disabled, exhausted, pending, bound, probe-alive, probe-unreachable).",
+		}, []string{"pool", "verdict", "rule"}),
+		probes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rotator_probes_total",
+			Help: "Times this replica has asked an upstream about a key before rotating it, by result (alive, dead, unreachable).",
+		}, []string{"pool", "result"}),
+		began: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rotator_incidents_total",
+			Help: "Incidents that this replica was the one to recognise, so the sum over all replicas is their number.",
+		}, []string{"pool"}),
 	}
 }
 
 func (m metrics) register(to prometheus.Registerer) {
-	to.MustRegister(m.rotations, m.duration, m.conflicts, m.takeovers, m.unknowns)
+	to.MustRegister(m.rotations, m.duration, m.conflicts, m.takeovers, m.unknowns, m.reports, m.probes, m.began)
 }
 
 // poolLabel is a pool's name if the pool exists.

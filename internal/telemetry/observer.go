@@ -69,6 +69,37 @@ func (t *Telemetry) OutcomeUnknown(poolName, subject string, attempt int, err er
 		"pool", poolName, "subject", subject, "attempt", attempt, "error", errorText(err))
 }
 
+// Reported implements pool.Observer. A verdict that changed something has a line of its own.
+func (t *Telemetry) Reported(l pool.Life, v pool.Verdict, rule string) {
+	t.metrics.reports.WithLabelValues(t.poolLabel(l.Pool), v.String(), rule).Inc()
+}
+
+// CooledDown implements pool.Observer.
+func (t *Telemetry) CooledDown(a *pool.Active, trigger pool.Trigger, source string) {
+	t.log.Info("key cools down", life(a.Life(),
+		"slot", a.Slot, "status", a.Status.String(), "until", a.StatusUntil.UTC(), "rule", a.StatusReason,
+		"trigger", trigger.String(), "source", clip(source, pool.MaxSource))...)
+}
+
+// IncidentBegan implements pool.Observer.
+func (t *Telemetry) IncidentBegan(poolName string, i *pool.Incident) {
+	t.metrics.began.WithLabelValues(t.poolLabel(poolName)).Inc()
+	t.log.Warn("incident: so many keys were reported bad that the upstream must be at fault; reports change nothing until it ends",
+		"pool", poolName, "keys", i.Keys, "until", i.Until.UTC())
+}
+
+// IncidentEnded implements pool.Observer.
+func (t *Telemetry) IncidentEnded(poolName string, trigger pool.Trigger) {
+	t.log.Info("incident ended before its time; reports count again", "pool", poolName, "trigger", trigger.String())
+}
+
+// Probed implements pool.Observer.
+func (t *Telemetry) Probed(l pool.Life, result pool.ProbeResult, reason string, took time.Duration) {
+	t.metrics.probes.WithLabelValues(t.poolLabel(l.Pool), result.String()).Inc()
+	t.log.Info("upstream asked about a key that was reported bad",
+		life(l, "result", result.String(), "answer", clip(reason, maxError), "took", took)...)
+}
+
 // life are the fields of a life, followed by more. A generation of 0 means that the caller gave none.
 func life(l pool.Life, more ...any) []any {
 	fields := []any{"pool", l.Pool, "key", l.Key}

@@ -273,6 +273,8 @@ func TestGauges(t *testing.T) {
 		"rotator_pending_rotations{pool=p}":               2,
 		"rotator_pending_rotations{pool=q}":               0,
 		"rotator_oldest_pending_seconds{pool=q}":          0,
+		"rotator_incidents{pool=p}":                       0,
+		"rotator_incidents{pool=q}":                       0,
 		"rotator_pool_paused{pool=p}":                     0,
 		"rotator_pool_paused{pool=q}":                     1,
 		"rotator_mirror_revision{}":                       42,

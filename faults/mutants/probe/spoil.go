@@ -175,13 +175,13 @@ type looseLocks struct {
 }
 
 // Campaign implements pool.Locks without its promise.
-func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64) (*pool.Term, *pool.State, error) {
+func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64, _ pool.Purpose) (*pool.Term, *pool.State, error) {
 	if !k.always {
 		s, err := k.store.Read(ctx, pool.LockRef(l.Pool, l.Key), pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool))
 		return &pool.Term{Life: l}, s, err
 	}
 	for over := int64(0); ; {
-		term, s, err := k.Locks.Campaign(ctx, l, over, 0)
+		term, s, err := k.Locks.Campaign(ctx, l, over, 0, pool.Purpose{Stage: pool.StageRotate})
 		if err != nil || term != nil {
 			return &pool.Term{Life: l}, s, err
 		}

@@ -15,8 +15,8 @@ type MemLocks struct {
 }
 
 // Campaign implements pool.Locks.
-func (k *MemLocks) Campaign(ctx context.Context, l pool.Life, over, seen int64) (*pool.Term, *pool.State, error) {
-	lock := &pool.Lock{Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.Holder, Campaign: uuid.NewString(), Stage: pool.StageRotate}
+func (k *MemLocks) Campaign(ctx context.Context, l pool.Life, over, seen int64, p pool.Purpose) (*pool.Term, *pool.State, error) {
+	lock := &pool.Lock{Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.Holder, Campaign: uuid.NewString(), Stage: p.Stage, BusyUntil: p.BusyUntil}
 	alive := pool.LifeIs(l)
 	if seen != 0 {
 		alive = pool.Unchanged(pool.ActiveRef(l.Pool, l.Key), seen)
