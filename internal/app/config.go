@@ -42,6 +42,8 @@ type Config struct {
 
 	KeysetFile string // never empty
 
+	ExecProviders []string // NAME=COMMAND, each name once
+
 	SessionTTL      time.Duration
 	ShutdownTimeout time.Duration
 

@@ -34,6 +34,7 @@ type Admin interface {
 	UpdatePool(ctx context.Context, name string, spec pool.Spec, ifRevision int64) (*pool.Pool, int64, error)
 	PausePool(ctx context.Context, name string) (*pool.Pool, int64, error)
 	ResumePool(ctx context.Context, name string) (*pool.Pool, int64, error)
+	RetryKey(ctx context.Context, poolName, key string) (pool.KeyInfo, int64, error)
 	EndIncident(ctx context.Context, name string) (*pool.Pool, int64, error)
 	DeletePool(ctx context.Context, name string, force bool) (int64, error)
 	AddKeys(ctx context.Context, poolName string, home pool.Home, keys []pool.NewKey, dryRun bool) ([]pool.Added, int64, error)
