@@ -299,7 +299,12 @@ func (r *run) call(ctx context.Context, rec pool.Record, v View, c Call) *Answer
 		a.Result, a.Problem = Nothing, clip(err.Error())
 		return a
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.Limits.Call)
+	deadline := r.deadline(c, work)
+	if !r.Now().Before(deadline) { // held up since it was announced: others may be looking into it already
+		a.Result, a.Problem = Nothing, "the call was not made in time"
+		return a
+	}
+	ctx, cancel := context.WithTimeout(ctx, deadline.Sub(r.Now()))
 	defer cancel()
 	began := time.Now()
 	secret, err := a.make(ctx, provider, k)
@@ -315,6 +320,18 @@ func (r *run) call(ctx context.Context, rec pool.Record, v View, c Call) *Answer
 	}
 	r.Observer.Asked(rec, string(c), a.Problem, time.Since(began))
 	return a
+}
+
+// deadline is when a call must be over. One that changes something has the time its intent was given, however long this
+// worker was held up in between.
+func (r *run) deadline(c Call, w *pool.Work) time.Time {
+	deadline := r.Now().Add(r.Limits.Call)
+	if announced := c == CallMint || c == CallRevoke; announced && w != nil {
+		if end := w.NotBefore.Add(-r.Limits.Margin); end.Before(deadline) {
+			return end
+		}
+	}
+	return deadline
 }
 
 // make makes the call and fills in what came of it, unless it failed.
