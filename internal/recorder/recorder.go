@@ -407,6 +407,7 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 		if _, noted := c.before[pool]; !noted {
 			c.before[pool] = len(r.names["active/"+pool])
 		}
+		was := r.records[key]
 		if e.Type == clientv3.EventTypeDelete {
 			r.remove(key)
 		} else {
@@ -415,11 +416,26 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 			c.note(kind, key, e.Kv)
 		}
 		c.kinds[kind] = append(c.kinds[kind], pool+"/"+name)
-		if !transient(kind) && kind != "events" {
+		if !transient(kind) && kind != "events" && !anotherTry(kind, name, was, r.records[key]) {
 			c.durable++
 		}
 	}
 	return c
+}
+
+// anotherTry reports whether a change is no transition: a phase that is tried again for the same generation, or the end of
+// the mark on a pool whose stock was low.
+func anotherTry(kind, name string, was, is record) bool {
+	if kind == "tokens" {
+		return name == "stock-low" && is.fields == nil
+	}
+	return (kind == "stock" || kind == "retired") && was.fields != nil && is.fields != nil &&
+		was.fields["phase"] == is.fields["phase"] && generationOf(was) == generationOf(is)
+}
+
+func generationOf(r record) any {
+	work, _ := r.fields["work"].(map[string]any)
+	return work["generation"]
 }
 
 // note remembers what has to be looked at once the whole revision is applied.
@@ -500,9 +516,9 @@ func (r *Recorder) checkCounts(c *changes) {
 // checkHomes: a key id has one home.
 func (r *Recorder) checkHomes(c *changes) {
 	looked := make(map[string]bool)
-	for _, key := range slices.Concat(c.kinds["active"], c.kinds["backup"], c.kinds["retired"]) {
+	for _, key := range slices.Concat(c.kinds["active"], c.kinds["backup"], c.kinds["retired"], c.kinds["stock"]) {
 		var homes []string
-		for _, kind := range []string{"active", "backup", "retired"} {
+		for _, kind := range []string{"active", "backup", "retired", "stock"} {
 			if _, there := r.records[kind+"/"+key]; there {
 				homes = append(homes, kind)
 			}

@@ -152,12 +152,9 @@ func countPhases(m *pool.Mirror) map[string]stockFigures {
 	return pools
 }
 
-// phasesOf has all phases in which a key needs something, so that an alert on one is not silent for want of a series.
+// phasesOf always has the phases that need attention, so that an alert on one is not silent for want of a series.
 func phasesOf(p *pool.PoolState) map[pool.Phase]inPhase {
-	phases := make(map[pool.Phase]inPhase)
-	for phase := pool.PhasePlanned; phase <= pool.PhasePurged; phase++ {
-		phases[phase] = inPhase{}
-	}
+	phases := map[pool.Phase]inPhase{pool.PhaseFailed: {}, pool.PhaseOrphaned: {}}
 	add := func(phase pool.Phase, since time.Time) {
 		in := phases[phase]
 		if in.keys++; in.since.IsZero() || since.Before(in.since) {
