@@ -62,7 +62,7 @@ func (p *part) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, p.closeFiles()) }()
 	p.cluster, err = cluster.Start(ctx, cluster.Options{
-		Dir: p.dir, Etcd: p.etcd, Rotatord: p.rotatord, Embedded: p.Mode == modeEmbedded, Lock: p.lock, SessionTTL: p.ttl, Seed: p.seed,
+		Dir: p.dir, Etcd: p.etcd, Rotatord: p.rotatord, Next: p.next, Embedded: p.Mode == modeEmbedded, Lock: p.lock, SessionTTL: p.ttl, Seed: p.seed,
 	})
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func (p *part) harass(ctx context.Context) error {
 	defer cancel()
 	events, err := nemesis.Run(fctx, nemesis.Options{
 		Cluster: p.cluster, Seed: p.seed, Kinds: p.faults, Succeeded: p.workload.Succeeded, MinTraffic: p.traffic,
-		Recorded: p.recorder.Wait, Log: func(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) },
+		Recorded: p.recorder.Wait, Schema: p.recorder.Schema, Log: func(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) },
 	})
 	p.Faults, p.Spoilt, p.healed = events, p.cluster.Net.Spoilt(), time.Now()
 	if errors.Is(err, nemesis.ErrNoProgress) {

@@ -44,13 +44,16 @@ func (p *part) input() (*check.Input, error) {
 	for _, e := range p.Faults {
 		in.Faults = append(in.Faults, check.Fault{Kind: e.Kind, Target: e.Target, Start: e.Start, End: e.End, Served: e.Served})
 		for _, h := range e.Holds {
-			if h.Step == "locked" || h.Step == "read" { // between taking the lock and giving it back
+			if slices.Contains(withLock, h.Step) {
 				in.Held = append(in.Held, check.Hold{Replica: h.Replica, Pool: h.Pool, Key: h.Key, Generation: h.Generation, Start: h.Start, End: h.End})
 			}
 		}
 	}
 	return in, err
 }
+
+// withLock are the steps between taking the lock and giving it back.
+var withLock = []string{"locked", "read", "send"}
 
 // quorumLoss reports whether callers may be refused during a fault. One node has no other to take over.
 func (p *part) quorumLoss(kind string) bool {

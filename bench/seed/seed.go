@@ -145,7 +145,7 @@ func (w *writer) each(ctx context.Context, n, size int, records func(i int) ([]p
 
 func appendPuts(puts []clientv3.Op, recs []pool.Record) ([]clientv3.Op, error) {
 	for _, rec := range recs {
-		value, err := etcdstore.EncodeRecord(rec)
+		value, err := etcdstore.EncodeRecord(rec, pool.Schema)
 		if err != nil {
 			return nil, err
 		}

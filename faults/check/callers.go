@@ -32,7 +32,7 @@ var bounds = []struct {
 	hung bool
 }{
 	{"replica-kill", false}, {"crash-", false}, {"member-", false}, {"leader-", false}, {"compaction", true},
-	{"replica-stop", true}, {"pause-", true}, {"replica-rolling", true}, {"replica-cut-off", true},
+	{"replica-stop", true}, {"pause-", true}, {"replica-rolling", true}, {"upgrade", true}, {"replica-cut-off", true},
 	{"client-", true}, {"peer-delay", true}, {"answer-", true}, {"lease-", false},
 }
 

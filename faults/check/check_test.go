@@ -29,10 +29,10 @@ func newStory() *story {
 	return s
 }
 
-// put and del are changes. Locks are leased, as they must be.
+// put and del are changes. Locks and replicas are leased, as they must be.
 func put(key, value string) recorder.Change {
 	c := recorder.Change{Key: key, Value: json.RawMessage(value)}
-	if strings.HasPrefix(key, "locks/") {
+	if strings.HasPrefix(key, "locks/") || strings.HasPrefix(key, "replicas/") {
 		c.Lease = 7
 	}
 	return c
@@ -381,4 +381,47 @@ func TestOthersMayBeToldFirst(t *testing.T) {
 		r.Write(os.Stderr)
 		t.Error("a rotation that was told to another caller first is held to be a violation")
 	}
+}
+
+// A schema is written only after all replicas on record have known it, and is not taken back.
+func TestSchemas(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		runs func(s *upgrade)
+		want []string
+	}{
+		{"when all know it", func(u *upgrade) { u.replica("r0", 1); u.replica("r1", 2); u.replica("r0", 2); u.write(2) }, nil},
+		{"when the last that does not has gone", func(u *upgrade) { u.replica("r0", 1); u.replica("r1", 2); u.rev(del("replicas/r0")); u.write(2) }, nil},
+		{"when one that does not has come back", func(u *upgrade) { u.replica("r1", 2); u.replica("r0", 1); u.write(2) }, nil},
+		{"while one does not", func(u *upgrade) { u.replica("r1", 1); u.replica("r0", 2); u.write(2) }, []string{"schema"}},
+		{"before any replica is on record", func(u *upgrade) { u.write(2) }, []string{"schema"}},
+		{"and an older one over it", func(u *upgrade) { u.replica("r0", 2); u.write(2); u.write(1) }, []string{"schema"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, _ := rotated()
+			tc.runs(&upgrade{s, s.at})
+			if r := check.Run(s.in); !slices.Equal(r.Broken(), tc.want) {
+				var text strings.Builder
+				r.Write(&text)
+				t.Errorf("broken: %v, want %v\n%s", r.Broken(), tc.want, text.String())
+			}
+		})
+	}
+}
+
+// upgrade is a story in which key b0, of a generation, is written again and again.
+type upgrade struct {
+	*story
+	generation int64
+}
+
+func (u *upgrade) replica(name string, knows int) {
+	u.rev(put("replicas/"+name, fmt.Sprintf(`{"schema":1,"knowsSchema":%d}`, knows)))
+}
+
+func (u *upgrade) write(schema int) {
+	active := put("active/p/b0", fmt.Sprintf(`{"schema":%d,"slot":"a0","status":"KEY_STATUS_HEALTHY","replaces":"a0",%s}`, schema, sealed("b0")))
+	active.Create = u.generation
+	u.op(history.Op{Kind: history.EnableKey, Key: "b0", Revision: u.at + 1, Current: &history.Key{ID: "b0", Generation: u.generation}})
+	u.rev(active, event(fmt.Sprint("e", u.at), "key.enabled", "keys/b0", `"keyId":"b0"`))
 }

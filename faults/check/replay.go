@@ -41,8 +41,10 @@ func (r *run) replay() {
 // apply makes a revision's changes, and returns what the changed keys held before.
 func (r *run) apply(rev recorder.Revision, first bool) map[string]*record {
 	before := make(map[string]*record)
+	replicas := false
 	for _, c := range rev.Changes {
 		kind, pool, name := split(c.Key)
+		replicas = replicas || kind == "replicas"
 		before[c.Key] = r.world.at[c.Key]
 		if c.Deleted {
 			r.world.set(c.Key, nil)
@@ -55,6 +57,7 @@ func (r *run) apply(rev recorder.Revision, first bool) map[string]*record {
 		if err != nil {
 			r.add(Violation{Invariant: "I8", Revision: rev.Revision, Pool: pool, Key: name, Text: fmt.Sprintf("%s cannot be read: %v", c.Key, err)})
 		}
+		r.written(c.Key, rec, rev.Revision, first)
 		if (c.Lease != 0) != transient(kind) {
 			r.add(Violation{Invariant: "I7", Revision: rev.Revision, Pool: pool, Key: name, Text: fmt.Sprintf("%s is put with lease %x", c.Key, c.Lease)})
 		}
@@ -69,6 +72,9 @@ func (r *run) apply(rev recorder.Revision, first bool) map[string]*record {
 			}
 		}
 		r.world.set(c.Key, rec)
+	}
+	if replicas {
+		r.world.schema = max(r.world.schema, r.world.known())
 	}
 	r.world.note(rev.Revision, rev.Changes)
 	return before
@@ -120,6 +126,7 @@ func (r *run) transition(revision int64, changes []recorder.Change, before map[s
 	}
 	s.homes()
 	s.bindings()
+	s.schemas()
 	kind, subject := s.classify()
 	switch {
 	case len(s.events) != 1:

@@ -19,6 +19,7 @@ type value struct {
 	Type, Source, Subject                     string
 	Generation                                int64 `json:",string"`
 	Paused, Deleting                          bool
+	Schema, KnowsSchema                       int
 	Sealed                                    struct{ Fingerprint string }
 	Slots                                     []struct {
 		Slot     string
@@ -51,6 +52,7 @@ type world struct {
 	parks   map[string][]park // by pool and key
 	events  []event
 	removed map[string]int64 // lives that ended by removal, with the revision
+	schema  int              // the newest that all replicas on record have known at one moment
 }
 
 // keyEntry is where a key is from a revision on.
@@ -98,13 +100,15 @@ func split(key string) (kind, pool, name string) {
 	return parts[0], parts[1], parts[2]
 }
 
-func transient(kind string) bool { return kind == "locks" || kind == "replicas" || kind == "leaders" }
+func transient(kind string) bool {
+	return kind == "locks" || kind == "replicas" || kind == "leaders" || kind == "health"
+}
 
 func newWorld() *world {
 	return &world{
 		at: make(map[string]*record), byPool: make(map[string]map[string]*record), keys: make(map[string][]keyEntry), pools: make(map[string][]poolEntry),
 		ended: make(map[string]*rotation), last: make(map[string]*rotation), rotated: make(map[string]*rotation), byOld: make(map[string][]*rotation),
-		parks: make(map[string][]park), removed: make(map[string]int64),
+		parks: make(map[string][]park), removed: make(map[string]int64), schema: 1,
 	}
 }
 

@@ -59,7 +59,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "fence by create revision", spoil: "stalls",
-		faults: "pause-locked,pause-read",
+		faults: "pause-locked,pause-read,pause-send",
 		edits:  []edit{{rotateGo, `txn.If = append(txn.If, Unchanged(ref, t.Fence))`, `txn.If = append(txn.If, Guard{ref, Created, t.Fence})`}},
 	},
 	{

@@ -6,7 +6,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/rotatord/rotatord/internal/election"
-	"github.com/rotatord/rotatord/internal/etcdstore"
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
@@ -17,7 +16,7 @@ func (k *locks) Hold(ctx context.Context, e pool.Errand) (*pool.Term, *pool.Lock
 	lock := &pool.Lock{
 		Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.replica, Campaign: uuid.NewString(), Stage: e.Stage, BusyUntil: e.BusyUntil,
 	}
-	value, err := etcdstore.EncodeRecord(lock)
+	value, err := k.store.Encode(lock)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -31,8 +30,7 @@ func (k *locks) Hold(ctx context.Context, e pool.Errand) (*pool.Term, *pool.Lock
 		return nil, nil, campaignError(err)
 	}
 	if term == nil {
-		held, _ := k.store.StateOf(refs, resp).Records[lock.Ref()].(*pool.Lock)
-		return nil, held, nil
+		return nil, pool.LockOf(k.store.StateOf(refs, resp).Records[lock.Ref()]), nil
 	}
 	return &pool.Term{Life: l, Fence: term.Fence, Done: term.Done}, nil, nil
 }

@@ -25,7 +25,7 @@ func (k *locks) Campaign(ctx context.Context, l pool.Life, over, seen int64, p p
 		Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.replica, Campaign: uuid.NewString(),
 		Stage: p.Stage, BusyUntil: p.BusyUntil,
 	}
-	value, err := etcdstore.EncodeRecord(lock)
+	value, err := k.store.Encode(lock)
 	if err != nil {
 		return nil, nil, err
 	}

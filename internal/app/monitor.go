@@ -47,6 +47,7 @@ func (r *Replica) watchLoading(ctx context.Context) {
 	select {
 	case <-r.mirror.Loaded():
 		r.checkKeyset()
+		close(r.looked)
 		r.updateHealth()
 	case <-ctx.Done():
 	}

@@ -257,10 +257,10 @@ func (c *cli) listKeysSince(ctx context.Context, since int64, pool string, home 
 }
 
 func (c *cli) keyTable(w io.Writer, keys []*rotatorv1.Key) {
-	row(w, "HOME", "ID", "SLOT", "STATUS", "GENERATION", "PREVIEW", "SPEND", "AGE", "REPLACES", "REPLACED BY")
+	row(w, "HOME", "ID", "SLOT", "STATE", "GENERATION", "PREVIEW", "SPEND", "AGE", "REPLACES", "REPLACED BY")
 	for _, k := range keys {
-		row(w, home(k.GetHome()), k.GetId(), k.GetSlot(), c.status(k), number(k.GetGeneration()), k.GetPreview(),
-			dollars(k.SpendUsd), c.age(k.GetAddedAt()), k.GetReplaces(), k.GetReplacedBy())
+		row(w, home(k.GetHome()), k.GetId(), k.GetSlot(), c.state(k), number(k.GetGeneration()), k.GetPreview(),
+			spend(k), c.age(k.GetAddedAt()), k.GetReplaces(), k.GetReplacedBy())
 	}
 }
 
@@ -307,11 +307,18 @@ func (c *cli) describeKey(w io.Writer, k *rotatorv1.Key) {
 	field(w, "Home:", home(k.GetHome()))
 	field(w, "Slot:", k.GetSlot())
 	field(w, "Status:", c.status(k))
+	field(w, "Status since:", at(k.GetStatusSince()))
+	field(w, "Status reason:", k.GetStatusReason())
+	field(w, "Phase:", phase(k.GetPhase()))
+	field(w, "Problem:", k.GetProblem())
+	field(w, "Next try:", at(k.GetNextTryAt()))
 	field(w, "Generation:", number(k.GetGeneration()))
 	field(w, "Preview:", k.GetPreview())
 	field(w, "Fingerprint:", k.GetFingerprint())
 	field(w, "Labels:", labels(k.GetLabels()))
 	field(w, "Spend:", dollars(k.SpendUsd))
+	field(w, "Budget:", dollars(k.BudgetUsd))
+	field(w, "Spend read:", at(k.GetSpendAt()))
 	field(w, "Replaces:", k.GetReplaces())
 	field(w, "Replaced by:", k.GetReplacedBy())
 	field(w, "Added:", at(k.GetAddedAt()))

@@ -40,6 +40,8 @@ var rules = []struct {
 		"phases decide and write; who asks an upstream, and how, is not theirs"},
 	{"./internal/provider", []string{"go.etcd.io/", "google.golang.org/grpc", "./internal/lifecycle"},
 		"a provider makes calls; when, and what for, is decided elsewhere"},
+	{"./internal/spend", []string{"go.etcd.io/", "google.golang.org/", "./proto/"},
+		"whose turn it is to check, and what becomes of a rotation, is decided elsewhere"},
 	{"./internal/etcdembed", []string{"./internal/"},
 		"running etcd is independent of what is kept in it"},
 	{"./internal/ctl", []string{"go.etcd.io/", "./internal/pool", "./internal/app", "./internal/etcdstore"},
@@ -52,8 +54,9 @@ var rules = []struct {
 
 // neighbours are the imports between siblings that are wanted. All other packages of internal/ are joined by app.
 var neighbours = map[string][]string{
-	"./internal/app": {"./internal/"},         // the wiring
-	"./internal/ctl": {"./internal/upstream"}, // explains a verdict without a server
+	"./internal/app":   {"./internal/"},         // the wiring
+	"./internal/ctl":   {"./internal/upstream"}, // explains a verdict without a server
+	"./internal/spend": {"./internal/upstream"}, // reads what upstreams say
 
 	"./internal/provider": {"./internal/upstream"}, // asks LiteLLM
 }

@@ -19,14 +19,14 @@ import (
 	rotatorv1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
-// EncodeRecord is the value a record is stored as: protobuf JSON of its storage message on one line, equal for equal
-// records. It refuses a record that was read with a newer schema than this build knows: what this build does not know
-// of it would be lost.
-func EncodeRecord(rec pool.Record) (string, error) {
+// EncodeRecord is the value a record is stored as with a schema: protobuf JSON of its storage message on one line, equal
+// for equal records. It refuses a record that was read with a newer schema than this build knows: what this build does
+// not know of it would be lost. What came with a later schema than the one to write is to be left out.
+func EncodeRecord(rec pool.Record, schema int) (string, error) {
 	if rec.At().TooNew() {
 		return "", tooNew(rec)
 	}
-	m := message(rec)
+	m := message(rec, int32(schema))
 	if m == nil {
 		return "", fmt.Errorf("a %T is not a record that can be written", rec)
 	}
@@ -41,13 +41,13 @@ func tooNew(rec pool.Record) error {
 }
 
 // EncodeEvent is the value an event is stored as. source names the replica, as "rotatord/{replica}".
-func EncodeEvent(e *pool.Event, source string) (string, error) {
-	return encode(eventMessage(e, source))
+func EncodeEvent(e *pool.Event, source string, schema int) (string, error) {
+	return encode(eventMessage(e, source, int32(schema)))
 }
 
-func eventMessage(e *pool.Event, source string) *storagev1.Event {
+func eventMessage(e *pool.Event, source string, schema int32) *storagev1.Event {
 	return &storagev1.Event{
-		Schema: pool.Schema, Type: string(e.Type), Source: source, Subject: e.Subject, Time: toProto(e.Time),
+		Schema: schema, Type: string(e.Type), Source: source, Subject: e.Subject, Time: toProto(e.Time),
 		Data: &storagev1.EventData{
 			Trigger: rotatorv1.Trigger(e.Trigger), TriggerSource: e.Source, Reason: e.Reason, RequestId: e.RequestID,
 			KeyId: e.Key, NewKeyId: e.NewKey, Generation: e.Generation, Slot: e.Slot, ProxyId: e.Proxy,
@@ -71,47 +71,47 @@ func marshal(m proto.Message) (string, error) {
 	return line.String(), nil
 }
 
-func message(rec pool.Record) proto.Message {
+func message(rec pool.Record, schema int32) proto.Message {
 	switch r := rec.(type) {
 	case *pool.Pool:
-		return &storagev1.Pool{Schema: pool.Schema, Spec: specpb.FromSpec(r.Spec), Paused: r.Paused, Deleting: r.Deleting,
+		return &storagev1.Pool{Schema: schema, Spec: specpb.FromSpec(r.Spec), Paused: r.Paused, Deleting: r.Deleting,
 			CreatedAt: toProto(r.CreatedAt), Incident: specpb.FromIncident(r.Incident), Credential: sealedToProto(r.Credential)}
 	case *pool.Slot:
-		return &storagev1.Slot{Schema: pool.Schema, State: slotState(r.Closing), CreatedAt: toProto(r.CreatedAt)}
+		return &storagev1.Slot{Schema: schema, State: slotState(r.Closing), CreatedAt: toProto(r.CreatedAt)}
 	case *pool.Active:
-		return &storagev1.Active{Schema: pool.Schema, Slot: r.Slot, Status: rotatorv1.KeyStatus(r.Status), StatusUntil: toProto(r.StatusUntil),
+		return &storagev1.Active{Schema: schema, Slot: r.Slot, Status: rotatorv1.KeyStatus(r.Status), StatusUntil: toProto(r.StatusUntil),
 			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, Replaces: r.Replaces, AddedAt: toProto(r.AddedAt), SpendUsd: r.SpendUSD,
 			BudgetUsd: r.BudgetUSD, SpendAt: toProto(r.SpendAt), StatusSince: toProto(r.StatusSince), StatusReason: r.StatusReason}
 	case *pool.Backup:
-		return &storagev1.Backup{Schema: pool.Schema, Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt)}
+		return &storagev1.Backup{Schema: schema, Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt)}
 	case *pool.Retired:
-		return &storagev1.Retired{Schema: pool.Schema, Phase: retiredPhase(r.Phase), Slot: r.Slot, Generation: r.Generation, ReplacedBy: r.ReplacedBy,
+		return &storagev1.Retired{Schema: schema, Phase: retiredPhase(r.Phase), Slot: r.Slot, Generation: r.Generation, ReplacedBy: r.ReplacedBy,
 			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt), RetiredAt: toProto(r.RetiredAt), SpendUsd: r.SpendUSD,
 			Work: workToProto(r.Work)}
 	case *pool.Rotation:
-		return &storagev1.Rotation{Schema: pool.Schema, Id: r.ID, Slot: r.Slot, NewKeyId: r.NewKey, Trigger: rotatorv1.Trigger(r.Trigger), Source: r.Source,
+		return &storagev1.Rotation{Schema: schema, Id: r.ID, Slot: r.Slot, NewKeyId: r.NewKey, Trigger: rotatorv1.Trigger(r.Trigger), Source: r.Source,
 			Reason: r.Reason, RequestId: r.RequestID, ProxyId: r.ProxyID, Holder: r.Holder, CommittedAt: toProto(r.CommittedAt)}
 	case *pool.Pending:
-		return &storagev1.Pending{Schema: pool.Schema, Generation: r.Generation, Trigger: rotatorv1.Trigger(r.Trigger), Source: r.Source,
+		return &storagev1.Pending{Schema: schema, Generation: r.Generation, Trigger: rotatorv1.Trigger(r.Trigger), Source: r.Source,
 			Reason: r.Reason, RequestId: r.RequestID, ProxyId: r.ProxyID, RequestedAt: toProto(r.RequestedAt)}
 	case *pool.Binding:
-		return &storagev1.Binding{Schema: pool.Schema, Slots: slotsToProto(r.Slots), UpdatedAt: toProto(r.UpdatedAt)}
+		return &storagev1.Binding{Schema: schema, Slots: slotsToProto(r.Slots), UpdatedAt: toProto(r.UpdatedAt)}
 	case *pool.Fingerprint:
-		return &storagev1.Fingerprint{Schema: pool.Schema, KeyId: r.Key}
+		return &storagev1.Fingerprint{Schema: schema, KeyId: r.Key}
 	case *pool.Lock:
-		return &storagev1.Lock{Schema: pool.Schema, Holder: r.Holder, Campaign: r.Campaign, Stage: r.Stage, BusyUntil: toProto(r.BusyUntil), Generation: r.Generation}
+		return &storagev1.Lock{Schema: schema, Holder: r.Holder, Campaign: r.Campaign, Stage: r.Stage, BusyUntil: toProto(r.BusyUntil), Generation: r.Generation}
 	case *pool.Replica:
-		return &storagev1.Replica{Schema: pool.Schema, KnowsSchema: int32(r.KnowsSchema), Address: r.Address, Version: r.Build,
+		return &storagev1.Replica{Schema: schema, KnowsSchema: int32(r.KnowsSchema), Address: r.Address, Version: r.Build,
 			StartedAt: toProto(r.StartedAt), Instance: r.Instance}
 	case *pool.Preparation:
-		return &storagev1.Stock{Schema: pool.Schema, Phase: storagev1.StockPhase(r.Phase), Work: workToProto(r.Work), Sealed: sealedToProto(r.Sealed),
+		return &storagev1.Stock{Schema: schema, Phase: storagev1.StockPhase(r.Phase), Work: workToProto(r.Work), Sealed: sealedToProto(r.Sealed),
 			Labels: r.Labels, PlannedAt: toProto(r.PlannedAt), Alias: r.Alias}
 	case *pool.Token:
-		return &storagev1.Token{Schema: pool.Schema, UsedAt: toProto(r.UsedAt), KeyId: r.Key}
+		return &storagev1.Token{Schema: schema, UsedAt: toProto(r.UsedAt), KeyId: r.Key}
 	case *pool.Health:
-		return &storagev1.Health{Schema: pool.Schema, Strikes: strikesToProto(r.Strikes)}
+		return &storagev1.Health{Schema: schema, Strikes: strikesToProto(r.Strikes)}
 	case *pool.Relay:
-		return &storagev1.Relay{Schema: pool.Schema, Revision: r.Revision, EventId: r.EventID, UpdatedAt: toProto(r.UpdatedAt)}
+		return &storagev1.Relay{Schema: schema, Revision: r.Revision, EventId: r.EventID, UpdatedAt: toProto(r.UpdatedAt)}
 	}
 	return nil
 }

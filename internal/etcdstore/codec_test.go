@@ -80,7 +80,7 @@ func sampleEvent() *pool.Event {
 
 func encoded(t testing.TB, rec pool.Record) string {
 	t.Helper()
-	value, err := EncodeRecord(rec)
+	value, err := EncodeRecord(rec, pool.Schema)
 	if err != nil {
 		t.Fatalf("EncodeRecord(%+v): %v", rec.Ref(), err)
 	}
@@ -98,7 +98,7 @@ func TestRecordsOnDisk(t *testing.T) {
 	for _, rec := range samples() {
 		got.WriteString(l.Key(rec.Ref()) + "\n" + encoded(t, rec) + "\n")
 	}
-	event, err := EncodeEvent(sampleEvent(), "rotatord/rotatord-0")
+	event, err := EncodeEvent(sampleEvent(), "rotatord/rotatord-0", pool.Schema)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestNewerRecordsAreReadAndNotRewritten(t *testing.T) {
 	if !ok || r.Schema != 2 || r.NewKey != "n" || r.Generation != 7 {
 		t.Fatalf("a newer rotation reads as %+v, want its fields and schema 2", rec)
 	}
-	_, err := EncodeRecord(r)
+	_, err := EncodeRecord(r, pool.Schema)
 	if pool.ReasonOf(err) != pool.ReasonSchemaTooNew || !strings.Contains(err.Error(), "rotations/p/k/7") || !strings.Contains(err.Error(), "upgrade this replica") {
 		t.Errorf("rewriting a newer record: %v, want SCHEMA_TOO_NEW with its name and what to do", err)
 	}

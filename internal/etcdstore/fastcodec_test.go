@@ -120,9 +120,9 @@ func (m *maker) event() *pool.Event {
 func (m *maker) messages(f func(kind string, message proto.Message)) {
 	for range 2000 {
 		for _, kind := range fastEncoded {
-			f(string(kind), message(m.record(kind)))
+			f(string(kind), message(m.record(kind), pool.Schema))
 		}
-		f("events", eventMessage(m.event(), m.text()))
+		f("events", eventMessage(m.event(), m.text(), pool.Schema))
 	}
 }
 
@@ -199,7 +199,7 @@ func TestFastEncodeOfOddRecordsIsThatOfProtojson(t *testing.T) {
 
 // A field that the contract gets and the fast path does not know would be lost without a word.
 func TestFastEncodeKnowsEveryField(t *testing.T) {
-	messages := []proto.Message{eventMessage(&pool.Event{}, "")}
+	messages := []proto.Message{eventMessage(&pool.Event{}, "", pool.Schema)}
 	for _, kind := range fastEncoded {
 		messages = append(messages, decoders[kind].empty())
 	}
@@ -263,7 +263,7 @@ func TestFastEncodeLeavesToProtojson(t *testing.T) {
 	active := func(change func(*pool.Active)) proto.Message {
 		r := &pool.Active{Slot: "s", Status: pool.StatusHealthy, AddedAt: morning}
 		change(r)
-		return message(r)
+		return message(r, pool.Schema)
 	}
 	for name, m := range map[string]proto.Message{
 		"a quote":           active(func(a *pool.Active) { a.Slot = `"` }),
@@ -279,7 +279,7 @@ func TestFastEncodeLeavesToProtojson(t *testing.T) {
 		"spend":             active(func(a *pool.Active) { a.SpendUSD = pointer(0.0) }),
 		"too late":          active(func(a *pool.Active) { a.AddedAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }),
 		"too early":         active(func(a *pool.Active) { a.AddedAt = time.Date(0, 12, 31, 0, 0, 0, 0, time.UTC) }),
-		"another kind":      message(&pool.Fingerprint{Key: "k"}),
+		"another kind":      message(&pool.Fingerprint{Key: "k"}, pool.Schema),
 	} {
 		if line, ok := fastEncode(m); ok {
 			t.Errorf("%s: the fast path writes %q, want it left to protojson", name, line)
@@ -291,7 +291,7 @@ func TestFastDecodeTakesPlainRecords(t *testing.T) {
 	m := newMaker(false)
 	for range 2000 {
 		for _, kind := range fastDecoded {
-			value, err := marshal(message(m.record(kind)))
+			value, err := marshal(message(m.record(kind), pool.Schema))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -306,7 +306,7 @@ func TestFastDecodeOfOddRecordsIsThatOfProtojson(t *testing.T) {
 	m := newMaker(true)
 	for range 2000 {
 		for _, kind := range fastDecoded {
-			value, err := marshal(message(m.record(kind)))
+			value, err := marshal(message(m.record(kind), pool.Schema))
 			if err == nil {
 				checkDecode(t, kind, value)
 			}
@@ -319,7 +319,7 @@ func TestFastDecodeOfDamagedRecordsIsThatOfProtojson(t *testing.T) {
 	m := newMaker(false)
 	for range 1000 {
 		for _, kind := range fastDecoded {
-			value, err := marshal(message(m.record(kind)))
+			value, err := marshal(message(m.record(kind), pool.Schema))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -438,7 +438,7 @@ func FuzzDecodeFast(f *testing.F) {
 	m := newMaker(true)
 	for i, kind := range fastDecoded {
 		for range 20 {
-			if value, err := marshal(message(m.record(kind))); err == nil {
+			if value, err := marshal(message(m.record(kind), pool.Schema)); err == nil {
 				f.Add(uint8(i), []byte(value))
 			}
 		}
@@ -481,11 +481,11 @@ func TestFastPathIsTheOneInUse(t *testing.T) {
 	}
 	for kind, rec := range hot() {
 		kv := keyValue("", encoded(t, rec))
-		fewer("encoding "+kind, func() { _, _ = EncodeRecord(rec) }, func() { _, _ = marshal(message(rec)) })
+		fewer("encoding "+kind, func() { _, _ = EncodeRecord(rec, pool.Schema) }, func() { _, _ = marshal(message(rec, pool.Schema)) })
 		fewer("decoding "+kind, func() { decode(rec.Ref(), kv) }, func() { slowDecode(rec.Ref(), kv) })
 	}
 	event := sampleEvent()
-	fewer("encoding events", func() { _, _ = EncodeEvent(event, "r") }, func() { _, _ = marshal(eventMessage(event, "r")) })
+	fewer("encoding events", func() { _, _ = EncodeEvent(event, "r", pool.Schema) }, func() { _, _ = marshal(eventMessage(event, "r", pool.Schema)) })
 }
 
 func BenchmarkEncode(b *testing.B) {
@@ -502,10 +502,10 @@ func BenchmarkEncode(b *testing.B) {
 		}
 	}
 	for kind, rec := range hot() {
-		compare(kind, func() proto.Message { return message(rec) })
+		compare(kind, func() proto.Message { return message(rec, pool.Schema) })
 	}
 	event := sampleEvent()
-	compare("events", func() proto.Message { return eventMessage(event, "rotatord/rotatord-0") })
+	compare("events", func() proto.Message { return eventMessage(event, "rotatord/rotatord-0", pool.Schema) })
 }
 
 func BenchmarkDecode(b *testing.B) {

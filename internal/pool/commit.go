@@ -154,6 +154,9 @@ func (r *Rotator) searchStock(ctx context.Context, pool string, not map[string]b
 // rotation as it is on record. It returns the lost result for another try.
 func (r *Rotator) swap(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
 	txn, rot, successor := rotationTxn(f, term, now, r.Replica, r.Now())
+	if err := r.Steps(ctx, StepSend, f.life); err != nil {
+		return nil, err
+	}
 	began := time.Now()
 	res, err := r.applier.apply(ctx, txn)
 	if err != nil {
@@ -250,6 +253,9 @@ func (r *Rotator) park(ctx context.Context, f *flight, term *Term, now situation
 		return nil, nil
 	}
 	txn, pending := parkTxn(f, term, now, r.Now())
+	if err := r.Steps(ctx, StepSend, f.life); err != nil {
+		return nil, err
+	}
 	res, err := r.applier.apply(ctx, txn)
 	if err != nil {
 		return nil, err

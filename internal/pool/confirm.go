@@ -11,6 +11,10 @@ const StageProbe = "probe"
 const (
 	// probeTimeout is how long an upstream may take to say whether a key is good.
 	probeTimeout = 5 * time.Second
+	// probeMargin is how much longer than it asks a holder says that it is busy: what follows from the answer is written in
+	// that time, so that those who wait see it before they take the lock over.
+	probeMargin = 500 * time.Millisecond
+	probeBusy   = probeTimeout + probeMargin
 	// probeRest is how long a key rests that was reported bad and found good.
 	probeRest = 60 * time.Second
 	// probeMemory is how long after it began a probe that came to nothing is not made again.
@@ -64,11 +68,16 @@ func (r *Rotator) purpose(ctx context.Context, f *flight) Purpose {
 	if !f.req.confirm {
 		return Purpose{Stage: StageRotate}
 	}
-	busy := probeTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		busy = max(0, min(busy, time.Until(deadline)))
+	return Purpose{Stage: StageProbe, BusyUntil: r.Now().Add(busyTime(ctx))}
+}
+
+// busyTime is how long a probe that begins now may keep its holder busy.
+func busyTime(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return probeBusy
 	}
-	return Purpose{Stage: StageProbe, BusyUntil: r.Now().Add(busy)}
+	return max(0, min(probeBusy, time.Until(deadline)))
 }
 
 // busyFor is how much longer a holder's call is waited for, beyond the ordinary patience. Only those wait who need the same
@@ -77,7 +86,7 @@ func (r *Rotator) busyFor(f *flight, lock *Lock) time.Duration {
 	if !f.req.confirm || lock.Stage != StageProbe {
 		return 0
 	}
-	return min(lock.BusyUntil.Sub(r.Now()), probeTimeout)
+	return min(lock.BusyUntil.Sub(r.Now()), probeBusy)
 }
 
 // alreadyProbed settles a flight whose key was probed for this failure, here or at another replica: it rests, being found
@@ -97,7 +106,7 @@ func (r *Rotator) alreadyProbed(f *flight) bool {
 		case a == nil || a.Life() != f.life:
 		case a.StatusReason == ruleProbeAlive && a.StatusAt(now) == StatusRateLimited:
 			f.probed, f.revision = &probed{ProbeAlive, a.StatusUntil}, s.Revision
-		case tried != nil && tried.Life == f.life && now.Before(tried.BusyUntil.Add(probeMemory-probeTimeout)):
+		case tried != nil && tried.Life == f.life && now.Before(tried.BusyUntil.Add(probeMemory-probeBusy)):
 			f.probed, f.revision = &probed{result: ProbeUnreachable}, s.Revision
 		}
 	})
@@ -143,7 +152,7 @@ func (r *Rotator) seen(ctx context.Context, revision int64) {
 
 // probe asks the upstream about the key. A secret that does not open cannot be asked about.
 func (r *Rotator) probe(ctx context.Context, f *flight, now situation) ProbeResult {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, busyTime(ctx)-probeMargin)
 	defer cancel()
 	began := time.Now()
 	result, reason := ProbeUnreachable, "this replica has no way to ask"

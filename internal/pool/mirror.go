@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -484,3 +485,21 @@ func (p *PoolState) LastRotation(key string) *Rotation {
 
 // ReplicaNames lists the live replicas by name.
 func (s *Snapshot) ReplicaNames() []string { return slices.Sorted(maps.Keys(s.Replicas)) }
+
+// KnownSchema is the newest record schema that all replicas on record know. It is 1, which all do, as long as one of them
+// cannot be read or the replica that asks is not on record itself: then others may not be either.
+func (s *Snapshot) KnownSchema(replica string) int {
+	if s.Replicas[replica] == nil {
+		return 1
+	}
+	for ref := range s.Broken {
+		if ref.Kind == KindReplica {
+			return 1
+		}
+	}
+	known := math.MaxInt
+	for _, r := range s.Replicas {
+		known = min(known, r.KnowsSchema)
+	}
+	return max(1, known)
+}

@@ -117,7 +117,8 @@ type Step string
 const (
 	StepCampaign Step = "campaign" // before the lock is asked for
 	StepLocked   Step = "locked"   // the lock is held
-	StepRead     Step = "read"     // all that the commit needs has been read
+	StepRead     Step = "read"     // what the commit rests on has been read
+	StepSend     Step = "send"     // the commit is made up and about to be sent
 	StepCommit   Step = "commit"   // the commit has been answered
 	StepAnswer   Step = "answer"   // before the callers are answered
 )

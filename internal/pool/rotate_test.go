@@ -636,3 +636,39 @@ func TestRotationFromOldMemory(t *testing.T) {
 		})
 	}
 }
+
+// Crash tests stop a rotation at its steps, so each is passed, in order, whatever the rotation comes to. At the last one
+// before it is sent, nothing of the commit is in the store.
+func TestSteps(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		stock []string
+	}{{"rotated", []string{"b"}}, {"waits for stock", nil}} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var passed []pool.Step
+				var sent, answered int64
+				var r *rotateRig
+				r = newRotateRig(t, 1, func(cfg *pool.RotatorConfig) {
+					cfg.Steps = func(_ context.Context, s pool.Step, _ pool.Life) error {
+						passed = append(passed, s)
+						switch s {
+						case pool.StepSend:
+							sent = r.store.Revision()
+						case pool.StepCommit:
+							answered = r.store.Revision()
+						}
+						return nil
+					}
+				})
+				life := r.active("a")
+				r.backups(test.stock...)
+				if _, err := r.rotators[0].Rotate(t.Context(), request(life, "r")); err != nil {
+					t.Fatal(err)
+				}
+				r.want("steps", fmt.Sprint(passed), "[campaign locked read send commit answer]")
+				r.want("revisions between the last two", answered-sent, int64(1))
+			})
+		})
+	}
+}

@@ -88,7 +88,8 @@ func (h Home) String() string {
 	return homeNames[h]
 }
 
-// Version is what the store knows about where a record stands: Schema as written and the etcd revisions.
+// Version is what the store knows about where a record stands: the etcd revisions, and the schema it was written with. A
+// record that was not read has this build's; the store may write it with an older one, which all replicas know.
 type Version struct {
 	Schema         int
 	CreateRevision int64

@@ -81,6 +81,9 @@ func (l *Lock) errand() bool {
 	return l.Stage == StageMint || l.Stage == StageVerify || l.Stage == StageRevoke
 }
 
+// LockOf is the lock in a record, nil if there is none. One that cannot be read is a lock too.
+func LockOf(rec Record) *Lock { return lockOf(rec) }
+
 // Errand is what a replica wants the lock of a key for that is not in service: a call to its upstream.
 type Errand struct {
 	Record    Record // must be as it was read

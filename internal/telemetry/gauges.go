@@ -16,7 +16,7 @@ type gauges struct {
 	build version.Info
 
 	backups, active, retired, pending, oldest, paused *prometheus.Desc
-	incidents                                         *prometheus.Desc
+	incidents, spend, budget                          *prometheus.Desc
 	revision, age, replicas, session, quorum, info    *prometheus.Desc
 }
 
@@ -35,6 +35,8 @@ func newGauges(cfg Config) *gauges {
 		oldest:    desc("rotator_oldest_pending_seconds", "How long the longest waiting rotation has waited for stock, 0 if none waits."+sameEverywhere, "pool"),
 		paused:    desc("rotator_pool_paused", "1 if an operator has paused the pool, so that nothing rotates, else 0."+sameEverywhere, "pool"),
 		incidents: desc("rotator_incidents", "1 while the pool is in an incident: its upstream itself is taken to be at fault and reports change nothing; else 0."+sameEverywhere, "pool"),
+		spend:     desc("rotator_pool_spend_usd", "What the pool's keys in service have spent, in dollars, as far as it is on record. Only of pools whose spend is watched."+sameEverywhere, "pool"),
+		budget:    desc("rotator_pool_budget_usd", "The budgets of the same keys, in dollars."+sameEverywhere, "pool"),
 		revision:  desc("rotator_mirror_revision", "The etcd revision up to which this replica has seen everything."),
 		age:       desc("rotator_mirror_age_seconds", "Time since this replica's state was last known to be the newest. It grows while etcd has no quorum."),
 		replicas:  desc("rotator_replicas", "Replicas with a live session, as this one sees it."),
@@ -47,7 +49,7 @@ func newGauges(cfg Config) *gauges {
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		g.backups, g.active, g.retired, g.pending, g.oldest, g.paused, g.incidents,
+		g.backups, g.active, g.retired, g.pending, g.oldest, g.paused, g.incidents, g.spend, g.budget,
 		g.revision, g.age, g.replicas, g.session, g.quorum, g.info,
 	} {
 		ch <- d
@@ -86,6 +88,10 @@ func (g *gauges) collectMirror(send func(*prometheus.Desc, float64, ...string)) 
 		send(g.oldest, p.oldest.Seconds(), name)
 		send(g.paused, oneIf(p.paused), name)
 		send(g.incidents, oneIf(p.incident), name)
+		if p.watched {
+			send(g.spend, p.spend, name)
+			send(g.budget, p.budget, name)
+		}
 		for status, n := range p.active {
 			send(g.active, float64(n), name, status.String())
 		}
@@ -110,7 +116,8 @@ type poolFigures struct {
 	backups, retired, pending int
 	active                    map[pool.Status]int
 	oldest                    time.Duration
-	paused, incident          bool
+	paused, incident, watched bool
+	spend, budget             float64 // of keys of which both are known
 }
 
 // countAll counts under the mirror's lock and leaves the rest to be done outside it.
@@ -130,7 +137,7 @@ func countAll(m *pool.Mirror, now time.Time) (f figures) {
 func countPool(p *pool.PoolState, now time.Time) poolFigures {
 	f := poolFigures{
 		backups: len(p.Backup), retired: len(p.Retired), pending: len(p.Pending), paused: p.Pool.Paused,
-		incident: p.Pool.IncidentAt(now) != nil,
+		incident: p.Pool.IncidentAt(now) != nil, watched: p.Pool.Spec.Spend != nil,
 		// All usual statuses are there with a 0, so that an alert on one is not silent for want of a series.
 		active: map[pool.Status]int{
 			pool.StatusHealthy: 0, pool.StatusRateLimited: 0, pool.StatusExhausted: 0, pool.StatusError: 0, pool.StatusDisabled: 0,
@@ -138,6 +145,10 @@ func countPool(p *pool.PoolState, now time.Time) poolFigures {
 	}
 	for _, a := range p.Active {
 		f.active[known(a.StatusAt(now))]++
+		if a.SpendUSD != nil && a.BudgetUSD != nil {
+			f.spend += *a.SpendUSD
+			f.budget += *a.BudgetUSD
+		}
 	}
 	for _, w := range p.Pending {
 		f.oldest = max(f.oldest, now.Sub(w.RequestedAt))

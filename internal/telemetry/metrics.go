@@ -27,6 +27,9 @@ type metrics struct {
 	reports   *prometheus.CounterVec
 	probes    *prometheus.CounterVec
 	began     *prometheus.CounterVec
+
+	spendChecks        *prometheus.CounterVec
+	spendDue, spendLag prometheus.Gauge
 }
 
 // newMetrics is long and straight: its substance is the help texts.
@@ -73,11 +76,24 @@ func newMetrics() metrics {
 			Name: "rotator_incidents_total",
 			Help: "Incidents that this replica was the one to recognise, so the sum over all replicas is their number.",
 		}, []string{"pool"}),
+		spendChecks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rotator_spend_checks_total",
+			Help: "Keys whose spend this replica has looked at, by what came of it: ok (enough is left), failed (it could not be read), rotated, " +
+				"already_rotated (somebody else was first), held (it has to be rotated and cannot be: paused, at its bound, without stock). One replica at a time checks.",
+		}, []string{"pool", "result"}),
+		spendDue: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "rotator_spend_checks_due",
+			Help: "Keys whose spend should be looked at now, at the last look. 0 at replicas that do not check.",
+		}),
+		spendLag: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "rotator_spend_check_lag_seconds",
+			Help: "For how long the most overdue of them has been due. It grows if upstreams answer slowly. 0 at replicas that do not check.",
+		}),
 	}
 }
 
 func (m metrics) register(to prometheus.Registerer) {
-	to.MustRegister(m.rotations, m.duration, m.conflicts, m.takeovers, m.unknowns, m.reports, m.probes, m.began)
+	to.MustRegister(m.rotations, m.duration, m.conflicts, m.takeovers, m.unknowns, m.reports, m.probes, m.began, m.spendChecks, m.spendDue, m.spendLag)
 }
 
 // poolLabel is a pool's name if the pool exists.

@@ -100,6 +100,17 @@ func (t *Telemetry) Probed(l pool.Life, result pool.ProbeResult, reason string, 
 		life(l, "result", result.String(), "answer", clip(reason, maxError), "took", took)...)
 }
 
+// SpendChecked implements spend.Observer.
+func (t *Telemetry) SpendChecked(poolName, result string) {
+	t.metrics.spendChecks.WithLabelValues(t.poolLabel(poolName), result).Inc()
+}
+
+// SpendDue implements spend.Observer.
+func (t *Telemetry) SpendDue(keys int, lag time.Duration) {
+	t.metrics.spendDue.Set(float64(keys))
+	t.metrics.spendLag.Set(lag.Seconds())
+}
+
 // life are the fields of a life, followed by more. A generation of 0 means that the caller gave none.
 func life(l pool.Life, more ...any) []any {
 	fields := []any{"pool", l.Pool, "key", l.Key}

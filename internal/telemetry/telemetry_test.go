@@ -240,7 +240,12 @@ func TestGauges(t *testing.T) {
 	paused := thePool("q")
 	paused.Paused = true
 	paused.Spec.Stock = &pool.StockPolicy{Min: 3}
+	paused.Spec.Spend = &pool.SpendPolicy{}
+	usd := func(n float64) *float64 { return &n }
 	w := newWorld(t, thePool("p"), paused,
+		&pool.Active{Pool: "q", Key: "a", Slot: "a", Status: pool.StatusHealthy, SpendUSD: usd(9), BudgetUSD: usd(10)},
+		&pool.Active{Pool: "q", Key: "b", Slot: "b", Status: pool.StatusHealthy, SpendUSD: usd(3), BudgetUSD: usd(10)},
+		&pool.Active{Pool: "q", Key: "c", Slot: "c", Status: pool.StatusHealthy, SpendUSD: usd(7)}, // imported, never read
 		active("a", pool.StatusHealthy, time.Time{}),
 		active("b", pool.StatusRateLimited, now.Add(time.Hour)),
 		active("c", pool.StatusRateLimited, now.Add(-time.Hour)), // over, so healthy
@@ -256,6 +261,7 @@ func TestGauges(t *testing.T) {
 		&pool.Slot{Pool: "left-over", Name: "s"}, // a pool that does not exist any more
 		&pool.Replica{Name: "r1"}, &pool.Replica{Name: "r2"},
 	)
+	w.SpendDue(3, 1500*time.Millisecond)
 	got := w.samples()
 	want := map[string]float64{
 		"rotator_active_keys{pool=p,status=healthy}":       2,
@@ -264,7 +270,7 @@ func TestGauges(t *testing.T) {
 		"rotator_active_keys{pool=p,status=error}":         0,
 		"rotator_active_keys{pool=p,status=disabled}":      0,
 		"rotator_active_keys{pool=p,status=unknown}":       2,
-		"rotator_active_keys{pool=q,status=healthy}":       0,
+		"rotator_active_keys{pool=q,status=healthy}":       3,
 		"rotator_active_keys{pool=q,status=rate_limited}":  0,
 		"rotator_active_keys{pool=q,status=exhausted}":     0,
 		"rotator_active_keys{pool=q,status=error}":         0,
@@ -276,6 +282,21 @@ func TestGauges(t *testing.T) {
 		"rotator_pending_rotations{pool=p}":                2,
 		"rotator_pending_rotations{pool=q}":                0,
 		"rotator_oldest_pending_seconds{pool=q}":           0,
+		"rotator_incidents{pool=p}":                        0,
+		"rotator_incidents{pool=q}":                        0,
+		"rotator_pool_paused{pool=p}":                      0,
+		"rotator_pool_paused{pool=q}":                      1,
+		"rotator_pool_spend_usd{pool=q}":                   12,
+		"rotator_pool_budget_usd{pool=q}":                  20,
+		"rotator_spend_checks_due{}":                       3,
+		"rotator_spend_check_lag_seconds{}":                1.5,
+		"rotator_mirror_revision{}":                        42,
+		"rotator_replicas{}":                               2,
+		"rotator_session_alive{}":                          1,
+		"rotator_etcd_quorum{}":                            0,
+		"rotator_lock_takeovers_total{}":                   0,
+		"rotator_unknown_outcomes_total{}":                 0,
+		"rotator_rotation_duration_seconds{}":              0,
 		"rotator_phase_keys{phase=failed,pool=p}":          2,
 		"rotator_phase_keys{phase=orphaned,pool=p}":        0,
 		"rotator_phase_keys{phase=retired,pool=p}":         1,
@@ -287,17 +308,6 @@ func TestGauges(t *testing.T) {
 		"rotator_phase_age_seconds{phase=orphaned,pool=q}": 0,
 		"rotator_stock_min{pool=q}":                        3,
 		"rotator_stock_low{pool=q}":                        1,
-		"rotator_incidents{pool=p}":                        0,
-		"rotator_incidents{pool=q}":                        0,
-		"rotator_pool_paused{pool=p}":                      0,
-		"rotator_pool_paused{pool=q}":                      1,
-		"rotator_mirror_revision{}":                        42,
-		"rotator_replicas{}":                               2,
-		"rotator_session_alive{}":                          1,
-		"rotator_etcd_quorum{}":                            0,
-		"rotator_lock_takeovers_total{}":                   0,
-		"rotator_unknown_outcomes_total{}":                 0,
-		"rotator_rotation_duration_seconds{}":              0,
 	}
 	about := func(name string, least float64) {
 		if got[name] < least || got[name] > least+60 {

@@ -104,10 +104,13 @@ func (d *slowStore) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error
 	return d.Store.Apply(ctx, t)
 }
 
+// withLock are the steps between taking the lock and giving it back.
+var withLock = []pool.Step{pool.StepLocked, pool.StepRead, pool.StepSend}
+
 // stall makes some holders stand still with the lock in their hands, for longer than the others' patience.
 func (s *spoiler) stall(replica string) func(context.Context, pool.Step, pool.Life) error {
 	return func(_ context.Context, step pool.Step, l pool.Life) error {
-		if step != pool.StepLocked && step != pool.StepRead || !s.chance(15) {
+		if !slices.Contains(withLock, step) || !s.chance(10) {
 			return nil
 		}
 		h := check.Hold{Replica: replica, Pool: l.Pool, Key: l.Key, Generation: l.Generation, Start: time.Now()}

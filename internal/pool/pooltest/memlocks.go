@@ -54,6 +54,5 @@ func (k *MemLocks) Hold(ctx context.Context, e pool.Errand) (*pool.Term, *pool.L
 	if res.Applied {
 		return &pool.Term{Life: l, Fence: res.Revision}, nil, nil
 	}
-	held, _ := res.State.Records[lock.Ref()].(*pool.Lock)
-	return nil, held, nil
+	return nil, pool.LockOf(res.State.Records[lock.Ref()]), nil
 }
