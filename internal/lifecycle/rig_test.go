@@ -118,6 +118,13 @@ func (u *upstream) count(call, id string) (n int) {
 	return n
 }
 
+// alive is how many keys the upstream has.
+func (u *upstream) alive() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.keys)
+}
+
 func (u *upstream) Provider(*pool.Pool) (pool.Provider, error) { return u, nil }
 
 // observed counts what the Observer is told.
@@ -136,6 +143,12 @@ func (o *observed) Reconciled(_ pool.Kind, _ pool.Phase, result string) {
 	o.results[result]++
 }
 func (o *observed) Skipped(pool.Kind) { o.mu.Lock(); o.skipped++; o.mu.Unlock() }
+
+func (o *observed) skips() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.skipped
+}
 
 func (*observed) Moved(pool.Record, *pool.Event)                   {}
 func (*observed) Asked(pool.Record, string, string, time.Duration) {}
