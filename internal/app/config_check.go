@@ -86,7 +86,7 @@ func (ck *checker) commands() {
 		name, _, err := provider.ParseCommand(text)
 		switch {
 		case err != nil:
-			ck.addf("%s: %q %w", ck.by(optExecProvider), text, err)
+			ck.addf("%s: a value %w", ck.by(optExecProvider), err) // which one is not said: somebody may have put a secret into it
 		case seen[name]:
 			ck.addf("%s: the name %q is given twice: a pool could not tell which command it means", ck.by(optExecProvider), name)
 		}
