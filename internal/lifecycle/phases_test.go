@@ -120,6 +120,17 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
+// TestSecretOfAnother: a key that turns out to be another one is given up, and never revoked.
+func TestSecretOfAnother(t *testing.T) {
+	v := view(&Answer{Call: CallMint, Result: Done, Sealed: pool.Sealed{Ciphertext: []byte("x"), Fingerprint: "f"}, phase: pool.PhaseMinting, generation: 1, intent: "i"})
+	v.Taken = "other"
+	prep := &pool.Preparation{Pool: "p", Key: "k", Phase: pool.PhaseMinting, Work: &pool.Work{Generation: 1, Intent: "i"}}
+	next := Prepare(v, prep, at).next.(*pool.Preparation)
+	if next.Phase != pool.PhaseFailed || next.MayExist() || !next.Sealed.IsZero() {
+		t.Errorf("%s, may exist %v, sealed %v", next.Phase, next.MayExist(), !next.Sealed.IsZero())
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	l := DefaultLimits()
 	before := time.Duration(0)

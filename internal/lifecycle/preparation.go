@@ -95,7 +95,9 @@ func minted(v View, p *pool.Preparation, now time.Time) Move {
 	case next.Sealed.IsZero():
 		return discard(v, p, "it was made, but the answer that held its secret was lost", now)
 	case v.Taken != "" && v.Taken != p.Key:
-		return giveUpPreparing(v, p, fmt.Sprintf("the provider gave the secret that key %q has", v.Taken), now)
+		mine := stepped(p, p.Phase, clone(p.Work))
+		mine.Work.Intent = "" // what is at the upstream is the other key: it must not be revoked with this one
+		return giveUpPreparing(v, mine, fmt.Sprintf("the provider gave the secret that key %q has", v.Taken), now)
 	}
 	m := changing(v, p, next, "minted").telling(pool.EventKeyMinted, p, pool.HomePreparing, next.Phase, "", now)
 	claim := &pool.Fingerprint{Version: pool.Version{Schema: pool.Schema}, Pool: p.Pool, HMAC: next.Sealed.Fingerprint, Key: p.Key}
