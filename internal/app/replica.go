@@ -24,6 +24,7 @@ import (
 	"github.com/rotatord/rotatord/internal/etcdembed"
 	"github.com/rotatord/rotatord/internal/etcdstore"
 	"github.com/rotatord/rotatord/internal/grpcapi"
+	"github.com/rotatord/rotatord/internal/lifecycle"
 	"github.com/rotatord/rotatord/internal/pool"
 	"github.com/rotatord/rotatord/internal/seal"
 	"github.com/rotatord/rotatord/internal/spend"
@@ -48,6 +49,7 @@ type Seams struct {
 	Store       func(pool.Store) pool.Store
 	DialOptions []grpc.DialOption // of the etcd client
 	Budget      time.Duration     // of one rotation
+	Phases      func(*lifecycle.Config)
 }
 
 // etcdAttempt bounds one call to etcd.
@@ -69,6 +71,7 @@ type Replica struct {
 	elector   *election.Elector
 	rotator   *pool.Rotator
 	admin     *pool.Admin
+	phases    *lifecycle.Worker
 	spend     *spend.Checker
 	server    *grpcapi.Server
 	metrics   *prometheus.Registry
@@ -251,7 +254,8 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 		store = seams.Store(store)
 	}
 	watched := observer{r.telemetry, r.suspectFull}
-	var keyLocks pool.Locks = &locks{elector: r.elector, store: r.store, replica: r.cfg.Name, suspect: r.suspectFull}
+	held := &locks{elector: r.elector, store: r.store, replica: r.cfg.Name, suspect: r.suspectFull}
+	var keyLocks pool.Locks = held
 	known := &upstreams{client: upstream.NewClient(upstream.ClientConfig{})}
 	r.later(func() error { known.client.Close(); return nil })
 	if seams.Locks != nil {
@@ -264,6 +268,7 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 	})
 	r.later(func() error { r.rotator.Close(); return nil })
 	r.admin = pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: r.keys, Replica: r.cfg.Name, Prefix: r.cfg.EtcdPrefix, Observer: watched})
+	r.phases = r.newPhases(store, held, known, seams)
 	r.spend = spend.New(spend.Config{
 		Mirror: r.mirror, Sealer: r.keys, Reader: spend.Upstreams{Client: known.client}, Rotate: r.rotator.Rotate, Record: r.admin.RecordSpend,
 		Observer: r.telemetry, Log: r.log,
@@ -296,6 +301,7 @@ func (r *Replica) serve(context.Context, Seams) error {
 	r.work.Go(func() { r.watchLoading(ctx) })
 	r.work.Go(func() { r.watchEmbedded(ctx) })
 	r.work.Go(func() { r.rotator.Fulfil(ctx) })
+	r.work.Go(func() { r.phases.Run(ctx) })
 	r.work.Go(func() { r.telemetry.Run(ctx) })
 	r.work.Go(func() { r.retention.Run(ctx) })
 	if r.relay != nil {

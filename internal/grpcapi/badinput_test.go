@@ -51,6 +51,7 @@ var badInput = map[string]struct{ empty, all []string }{
 	v1.AdminService_DeletePool_FullMethodName:        {[]string{"name"}, []string{"name"}},
 	v1.AdminService_PausePool_FullMethodName:         {[]string{"name"}, []string{"name"}},
 	v1.AdminService_ResumePool_FullMethodName:        {[]string{"name"}, []string{"name"}},
+	v1.AdminService_RetryKey_FullMethodName:          {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
 	v1.AdminService_EndIncident_FullMethodName:       {[]string{"name"}, []string{"name"}},
 	v1.AdminService_SetPoolCredential_FullMethodName: {[]string{"name"}, []string{"name", "credential"}},
 	v1.AdminService_AddKeys_FullMethodName:           {[]string{"pool", "home", "keys"}, []string{"pool", "home"}}, // keys are answered one by one

@@ -35,6 +35,7 @@ type Admin interface {
 	UpdatePool(ctx context.Context, name string, spec pool.Spec, ifRevision int64) (*pool.Pool, int64, error)
 	PausePool(ctx context.Context, name string) (*pool.Pool, int64, error)
 	ResumePool(ctx context.Context, name string) (*pool.Pool, int64, error)
+	RetryKey(ctx context.Context, poolName, key string) (pool.KeyInfo, int64, error)
 	EndIncident(ctx context.Context, name string) (*pool.Pool, int64, error)
 	SetPoolCredential(ctx context.Context, name string, secret pool.Secret) (*pool.Pool, int64, error)
 	DeletePool(ctx context.Context, name string, force bool) (int64, error)

@@ -57,6 +57,8 @@ func (a *Admin) removeOnce(ctx context.Context, pool, key string, unbind bool) (
 		revision, err = a.removeStored(ctx, BackupRef(pool, key), home, sealed)
 	case HomeRetired:
 		revision, err = a.removeStored(ctx, RetiredRef(pool, key), home, sealed)
+	case HomePreparing:
+		revision, err = a.removePreparing(ctx, pool, key)
 	default:
 		err = noSuchKey(pool, key)
 	}
