@@ -6,6 +6,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/rotatord/rotatord/faults/history"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
@@ -13,7 +16,7 @@ import (
 // create makes a pool with its keys.
 func (c *caller) create(ctx context.Context, b *board) error {
 	op := c.call(ctx, history.Op{Kind: history.CreatePool, Pool: b.Name}, func(ctx context.Context, r *replica, op *history.Op) error {
-		resp, err := r.adm.CreatePool(ctx, &v1.CreatePoolRequest{Name: op.Pool})
+		resp, err := r.adm.CreatePool(ctx, &v1.CreatePoolRequest{Name: op.Pool, Spec: &v1.PoolSpec{RotationBound: b.rotationBound()}})
 		op.Revision = resp.GetRevision()
 		return err
 	})
@@ -26,6 +29,14 @@ func (c *caller) create(ctx context.Context, b *board) error {
 		return fmt.Errorf("pool %s has %d keys that can be used, not %d: %s %s", b.Name, len(op.Keys), b.Active, op.Code, op.Message)
 	}
 	return nil
+}
+
+func (p Pool) rotationBound() *v1.RotationBound {
+	bound := &v1.RotationBound{Rotations: proto.Int32(int32(p.Bound))}
+	if p.Bound > 0 {
+		bound.Window = durationpb.New(boundWindow)
+	}
+	return bound
 }
 
 // action is something a caller does, with how often.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rotatord/rotatord/internal/audit"
 	"github.com/rotatord/rotatord/internal/etcdstore"
 	"github.com/rotatord/rotatord/internal/pool"
 	"github.com/rotatord/rotatord/internal/provider"
@@ -48,6 +49,9 @@ func (ck *checker) all() {
 	ck.listeners()
 	ck.times()
 	ck.commands()
+	if _, _, err := audit.OpenSink(ck.cfg.AuditRelay, nil); ck.cfg.AuditRelay != "" && err != nil {
+		ck.addf("%s: %w", ck.by(optAuditRelay), err)
+	}
 	if _, err := etcdstore.NewLayout(ck.cfg.EtcdPrefix); err != nil {
 		ck.addf("%s: %w", ck.by(optEtcdPrefix), err)
 	}

@@ -69,14 +69,14 @@ func TestEverySourceSetsEverything(t *testing.T) {
 		"name": "r1", "listen": "localhost:1", "metrics-listen": "[::1]:2", "insecure-listen": "true", "etcd-prefix": "/x/",
 		"etcd-endpoints": "https://a:2379,https://b:2379", "etcd-cacert": cert, "etcd-cert": cert, "etcd-key": key,
 		"etcd-user": "root", "etcd-password-file": password, "keyset-file": "/k", "session-ttl": "3s", "shutdown-timeout": "4s",
-		"log-format": "json", "log-level": "debug", "exec-provider": "a=/bin/mint x,y",
+		"log-format": "json", "log-level": "debug", "exec-provider": "a=/bin/mint x,y", "audit-relay": "file:/a",
 	}
 	want := &Config{
 		Name: "r1", Listen: "localhost:1", MetricsListen: "[::1]:2", InsecureListen: true, EtcdPrefix: "/x/",
 		DataDir: "./rotatord-data", EmbeddedEtcdListen: "127.0.0.1:2379",
 		EtcdEndpoints: []string{"https://a:2379", "https://b:2379"}, EtcdCACert: cert, EtcdCert: cert, EtcdKey: key,
 		EtcdUser: "root", EtcdPasswordFile: password, KeysetFile: "/k", SessionTTL: 3 * time.Second, ShutdownTimeout: 4 * time.Second,
-		LogFormat: "json", LogLevel: "debug", ExecProviders: []string{"a=/bin/mint x,y"},
+		LogFormat: "json", LogLevel: "debug", AuditRelay: "file:/a", ExecProviders: []string{"a=/bin/mint x,y"},
 	}
 	var args, environ, lines []string
 	for option, value := range values {

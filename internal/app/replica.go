@@ -19,6 +19,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	"github.com/rotatord/rotatord/internal/audit"
 	"github.com/rotatord/rotatord/internal/election"
 	"github.com/rotatord/rotatord/internal/etcdembed"
 	"github.com/rotatord/rotatord/internal/etcdstore"
@@ -75,6 +76,8 @@ type Replica struct {
 	server    *grpcapi.Server
 	metrics   *prometheus.Registry
 	telemetry *telemetry.Telemetry
+	relay     *audit.Relay // nil without --audit-relay
+	retention *audit.Retention
 	web       *http.Server
 
 	grpcListener, webListener net.Listener
@@ -271,12 +274,15 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 		Observer: r.telemetry, Log: r.log,
 	})
 	queries := pool.NewQueries(pool.QueriesConfig{
-		Mirror: r.mirror, Store: store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
+		Mirror: r.mirror, Store: store, Events: r.store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
 	})
 	r.server, err = grpcapi.NewServer(grpcapi.Config{
 		Rotator: r.rotator, Queries: queries, Admin: &doctor{r.admin, r.store}, Ready: r.Writable, Log: r.log, Registerer: r.metrics,
 	})
 	if err != nil {
+		return err
+	}
+	if err := r.assembleAudit(store); err != nil {
 		return err
 	}
 	r.web = newWeb(webConfig{Ready: r.readyz, Gatherer: r.metrics, Log: r.log})
@@ -297,6 +303,10 @@ func (r *Replica) serve(context.Context, Seams) error {
 	r.work.Go(func() { r.rotator.Fulfil(ctx) })
 	r.work.Go(func() { r.phases.Run(ctx) })
 	r.work.Go(func() { r.telemetry.Run(ctx) })
+	r.work.Go(func() { r.retention.Run(ctx) })
+	if r.relay != nil {
+		r.work.Go(func() { r.relay.Run(ctx) })
+	}
 	r.work.Go(func() { r.lead(ctx, roleSpend, r.spend.Run) })
 	r.work.Go(func() { r.fail("serving gRPC", r.server.Serve(r.grpcListener)) })
 	r.work.Go(func() { r.fail("serving HTTP", r.web.Serve(r.webListener)) })

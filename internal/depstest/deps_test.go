@@ -62,7 +62,7 @@ var neighbours = map[string][]string{
 }
 
 // common is what every package of internal/ may import.
-var common = []string{"./internal/pool", "./internal/specpb", "./internal/version"}
+var common = []string{"./internal/pool", "./internal/specpb", "./internal/cloudevent", "./internal/version"}
 
 func TestForbiddenImports(t *testing.T) {
 	g := load(t)
