@@ -42,8 +42,8 @@ type Config struct {
 
 	KeysetFile string // never empty
 
-	AuditRelay    string   // where events are relayed to: "stdout", "file:" and a path, or "": nowhere
 	ExecProviders []string // NAME=COMMAND, each name once
+	AuditRelay    string   // where events are relayed to: "stdout", "file:" and a path, or "": nowhere
 
 	SessionTTL      time.Duration
 	ShutdownTimeout time.Duration

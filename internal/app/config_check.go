@@ -48,10 +48,10 @@ func (ck *checker) all() {
 	ck.name()
 	ck.listeners()
 	ck.times()
+	ck.commands()
 	if _, _, err := audit.OpenSink(ck.cfg.AuditRelay, nil); ck.cfg.AuditRelay != "" && err != nil {
 		ck.addf("%s: %w", ck.by(optAuditRelay), err)
 	}
-	ck.commands()
 	if _, err := etcdstore.NewLayout(ck.cfg.EtcdPrefix); err != nil {
 		ck.addf("%s: %w", ck.by(optEtcdPrefix), err)
 	}

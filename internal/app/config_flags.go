@@ -61,8 +61,8 @@ func newOptions(cfg *Config) *options {
 	o.group("Embedded etcd (the default)", embedded(cfg))
 	o.group("External etcd", external(cfg))
 	o.group("Coordination", coordination(cfg))
-	o.group("Audit", auditFlags(cfg))
 	o.group("Keys", keyFlags(cfg))
+	o.group("Audit", auditFlags(cfg))
 	o.group("Log", logFlags(cfg))
 	return o
 }
@@ -121,17 +121,17 @@ func coordination(cfg *Config) *pflag.FlagSet {
 	return f
 }
 
-func auditFlags(cfg *Config) *pflag.FlagSet {
-	f := newGroup()
-	f.StringVar(&cfg.AuditRelay, optAuditRelay, "", "append all audit events as JSON lines to `TARGET`: file: and an absolute path, or stdout;\n"+
-		"one replica at a time does it, at least once for each event. Default: no relay")
-	return f
-}
-
 func keyFlags(cfg *Config) *pflag.FlagSet {
 	f := newGroup()
 	f.Var(&list{to: &cfg.ExecProviders, whole: true}, optExecProvider, "`NAME=COMMAND` that mints and revokes keys for pools with that exec provider; it is\n"+
 		"split at white space, without a shell. May be repeated; the same on all replicas")
+	return f
+}
+
+func auditFlags(cfg *Config) *pflag.FlagSet {
+	f := newGroup()
+	f.StringVar(&cfg.AuditRelay, optAuditRelay, "", "append all audit events as JSON lines to `TARGET`: file: and an absolute path, or stdout;\n"+
+		"one replica at a time does it, at least once for each event. Default: no relay")
 	return f
 }
 

@@ -69,7 +69,7 @@ func TestEverySourceSetsEverything(t *testing.T) {
 		"name": "r1", "listen": "localhost:1", "metrics-listen": "[::1]:2", "insecure-listen": "true", "etcd-prefix": "/x/",
 		"etcd-endpoints": "https://a:2379,https://b:2379", "etcd-cacert": cert, "etcd-cert": cert, "etcd-key": key,
 		"etcd-user": "root", "etcd-password-file": password, "keyset-file": "/k", "session-ttl": "3s", "shutdown-timeout": "4s",
-		"log-format": "json", "log-level": "debug", "audit-relay": "file:/a", "exec-provider": "a=/bin/mint x,y",
+		"log-format": "json", "log-level": "debug", "exec-provider": "a=/bin/mint x,y", "audit-relay": "file:/a",
 	}
 	want := &Config{
 		Name: "r1", Listen: "localhost:1", MetricsListen: "[::1]:2", InsecureListen: true, EtcdPrefix: "/x/",

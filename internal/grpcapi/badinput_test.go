@@ -51,7 +51,6 @@ var badInput = map[string]struct{ empty, all []string }{
 	v1.AdminService_DeletePool_FullMethodName:        {[]string{"name"}, []string{"name"}},
 	v1.AdminService_PausePool_FullMethodName:         {[]string{"name"}, []string{"name"}},
 	v1.AdminService_ResumePool_FullMethodName:        {[]string{"name"}, []string{"name"}},
-	v1.AdminService_RetryKey_FullMethodName:          {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
 	v1.AdminService_EndIncident_FullMethodName:       {[]string{"name"}, []string{"name"}},
 	v1.AdminService_SetPoolCredential_FullMethodName: {[]string{"name"}, []string{"name", "credential"}},
 	v1.AdminService_AddKeys_FullMethodName:           {[]string{"pool", "home", "keys"}, []string{"pool", "home"}}, // keys are answered one by one
@@ -62,6 +61,7 @@ var badInput = map[string]struct{ empty, all []string }{
 	v1.AdminService_DisableKey_FullMethodName:        {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
 	v1.AdminService_EnableKey_FullMethodName:         {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
 	v1.AdminService_SetBinding_FullMethodName:        {[]string{"pool", "proxy_id", "slots"}, []string{"pool", "proxy_id", "slots[0].slot", "slots[0].priority"}},
+	v1.AdminService_RetryKey_FullMethodName:          {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
 	v1.AdminService_RemoveBinding_FullMethodName: {
 		[]string{"pool", "proxy_id"}, []string{"pool", "proxy_id"},
 	},

@@ -138,8 +138,8 @@ func (c *checker) all() {
 		c.locks(name, p)
 		c.stock(name, p)
 		c.statuses(name, p)
-		c.bound(name, p)
 		c.givenUp(name, p)
+		c.bound(name, p)
 	}
 	c.sharedSecrets()
 	c.replicas()

@@ -431,7 +431,7 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 			c.note(kind, key, e.Kv)
 		}
 		c.kinds[kind] = append(c.kinds[kind], pool+"/"+name)
-		if !transient(kind) && kind != "events" && !noTransition(kind, name, was, r.records[key]) {
+		if !transient(kind) && kind != "events" && kind != "relays" && !noTransition(kind, name, was, r.records[key]) {
 			c.durable++
 		}
 	}
@@ -440,7 +440,7 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 
 // noTransition reports whether a change leaves what the record says of its key as it was.
 func noTransition(kind, name string, was, is record) bool {
-	return kind == "relays" || kind == "active" && onlySpend(was, is) || anotherTry(kind, name, was, is)
+	return kind == "active" && onlySpend(was, is) || anotherTry(kind, name, was, is)
 }
 
 // anotherTry reports whether a change is no transition: a phase that is tried again for the same generation, or the end of
@@ -465,7 +465,7 @@ func onlySpend(was, is record) bool {
 		return false
 	}
 	was.fields, is.fields = maps.Clone(was.fields), maps.Clone(is.fields)
-	for _, name := range []string{"spendUsd", "budgetUsd", "spendAt", "schema"} {
+	for _, name := range []string{"spendUsd", "budgetUsd", "spendAt"} {
 		delete(was.fields, name)
 		delete(is.fields, name)
 	}

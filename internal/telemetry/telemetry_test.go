@@ -252,8 +252,8 @@ func TestGauges(t *testing.T) {
 	}
 	paused := thePool("q")
 	paused.Paused = true
-	paused.Spec.Bound.Rotations = new(int) // any number
 	paused.Spec.Stock = &pool.StockPolicy{Min: 3}
+	paused.Spec.Bound.Rotations = new(int) // any number
 	paused.Spec.Spend = &pool.SpendPolicy{}
 	usd := func(n float64) *float64 { return &n }
 	w := newWorld(t, thePool("p"), paused,

@@ -304,12 +304,18 @@ func (c *checker) txn(lit *ast.CompositeLit, stack []ast.Node) {
 	}
 }
 
-// setIn lists the fields of transactions that a function assigns.
+// setIn lists the fields of transactions that a function assigns. One that is handed to a call whose result is not used is
+// taken to be changed there.
 func (c *checker) setIn(f ast.Node) (fields []string) {
 	if f == nil {
 		return nil
 	}
 	ast.Inspect(f, func(n ast.Node) bool {
+		if s, ok := n.(*ast.ExprStmt); ok {
+			if call, ok := s.X.(*ast.CallExpr); ok && slices.ContainsFunc(call.Args, func(e ast.Expr) bool { return c.is(e, "Txn") }) {
+				fields = append(fields, "Put")
+			}
+		}
 		a, ok := n.(*ast.AssignStmt)
 		if !ok || a.Tok != token.ASSIGN {
 			return true

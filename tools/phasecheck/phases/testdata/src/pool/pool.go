@@ -51,6 +51,14 @@ func maker(e *Event) (*Txn, error) {
 
 func made() (*Txn, error) { return maker(&Event{Type: "made"}) }
 
+func handedOn() *Txn {
+	t := &Txn{If: []Guard{{}}, Event: newEvent("handed on")}
+	fill(t)
+	return t
+}
+
+func fill(t *Txn) { t.Put = append(t.Put, 1) }
+
 func unguarded() *Txn {
 	return &Txn{Put: []any{1}, Event: newEvent("unguarded")} // want "compares nothing"
 }
