@@ -130,6 +130,7 @@ type Rotator struct {
 	RotatorConfig
 	applier  applier
 	stock    reservations
+	begun    begunLives
 	patience patience
 	reads    sharedReads
 	base     context.Context
