@@ -104,6 +104,10 @@ var mutants = []mutant{
 		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyRotated && g.Ref.Kind == pool.KindPool`)},
 	},
 	{
+		name: "token of the bound not compared", spoil: "delays",
+		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyRotated && g.Ref.Kind == pool.KindToken`)},
+	},
+	{
 		name: "cache answers without generation", spoil: "",
 		faults: "replica-kill",
 		edits: []edit{{decideGo, `		if rot := p.Rotation(life); rot != nil {

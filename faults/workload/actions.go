@@ -8,18 +8,16 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/rotatord/rotatord/faults/history"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
-// unbounded pools rotate as often as keys die.
-var unbounded = &v1.PoolSpec{RotationBound: &v1.RotationBound{Rotations: proto.Int32(0)}}
-
 // create makes a pool with its keys.
 func (c *caller) create(ctx context.Context, b *board) error {
 	op := c.call(ctx, history.Op{Kind: history.CreatePool, Pool: b.Name}, func(ctx context.Context, r *replica, op *history.Op) error {
-		resp, err := r.adm.CreatePool(ctx, &v1.CreatePoolRequest{Name: op.Pool, Spec: unbounded})
+		resp, err := r.adm.CreatePool(ctx, &v1.CreatePoolRequest{Name: op.Pool, Spec: &v1.PoolSpec{RotationBound: b.rotationBound()}})
 		op.Revision = resp.GetRevision()
 		return err
 	})
@@ -50,6 +48,14 @@ func (c *caller) fill(ctx context.Context, b *board, home v1.KeyHome, n int) err
 		}
 	}
 	return fmt.Errorf("adding keys to pool %s: %v are not there yet", b.Name, ids)
+}
+
+func (p Pool) rotationBound() *v1.RotationBound {
+	bound := &v1.RotationBound{Rotations: proto.Int32(int32(p.Bound))}
+	if p.Bound > 0 {
+		bound.Window = durationpb.New(boundWindow)
+	}
+	return bound
 }
 
 // action is something a caller does, with how often.

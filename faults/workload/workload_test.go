@@ -130,6 +130,9 @@ func TestQuietRun(t *testing.T) {
 	}
 	s := report.Stats
 	t.Logf("%s%v\n%v\nslowest %v", text.String(), s.Requests, s.Errors, s.Slowest)
+	if s.Errors["RESOURCE_EXHAUSTED ROTATION_BOUND"] == 0 {
+		t.Error("the bound of the bounded pool was never reached")
+	}
 	if s.Rotations < 50 || s.Pendings == 0 || s.Lives < 50 || s.Reads < 100 {
 		t.Errorf("too little happened: %+v", s)
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 
@@ -206,11 +207,17 @@ func (c *cluster) checkRecording() {
 // secretOf is an obviously fake secret for a key.
 func secretOf(key string) string { return "sk-fake-" + key + "-not-a-real-key-0000" }
 
-// pool makes a pool with active keys a0.. and backups b0...
+// pool makes a pool without a bound, with active keys a0.. and backups b0...
 func (c *cluster) pool(name string, active, backups int) {
 	c.t.Helper()
+	c.boundPool(name, &v1.RotationBound{Rotations: proto.Int32(0)}, active, backups)
+}
+
+// boundPool makes a pool with a bound on its rotations.
+func (c *cluster) boundPool(name string, bound *v1.RotationBound, active, backups int) {
+	c.t.Helper()
 	r := c.replicas[0]
-	if _, err := r.adm.CreatePool(c.ctx(), &v1.CreatePoolRequest{Name: name}); err != nil {
+	if _, err := r.adm.CreatePool(c.ctx(), &v1.CreatePoolRequest{Name: name, Spec: &v1.PoolSpec{RotationBound: bound}}); err != nil {
 		c.t.Fatal(err)
 	}
 	c.add(name, v1.KeyHome_KEY_HOME_ACTIVE, "a", 0, active)

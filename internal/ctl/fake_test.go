@@ -220,6 +220,18 @@ func (f *fake) ResumePool(_ context.Context, q *pb.ResumePoolRequest) (*pb.Resum
 	return &pb.ResumePoolResponse{Pool: p, Revision: p.GetRevision()}, nil
 }
 
+func (f *fake) SetPoolCredential(_ context.Context, q *pb.SetPoolCredentialRequest) (*pb.SetPoolCredentialResponse, error) {
+	p, err := f.pool(q.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if p.CredentialPreview = ""; q.GetCredential() != "" {
+		p.CredentialPreview = "sk-f...0000"
+	}
+	p.Revision = f.next()
+	return &pb.SetPoolCredentialResponse{Pool: p, Revision: p.GetRevision()}, nil
+}
+
 func (f *fake) DeletePool(_ context.Context, q *pb.DeletePoolRequest) (*pb.DeletePoolResponse, error) {
 	p, err := f.pool(q.GetName())
 	if err != nil {

@@ -97,6 +97,14 @@ func (s *adminService) EndIncident(ctx context.Context, req *v1.EndIncidentReque
 	return &v1.EndIncidentResponse{Pool: poolTo(s.queries.WithCounts(p)), Revision: revision}, nil
 }
 
+func (s *adminService) SetPoolCredential(ctx context.Context, req *v1.SetPoolCredentialRequest) (*v1.SetPoolCredentialResponse, error) {
+	p, revision, err := s.admin.SetPoolCredential(ctx, req.GetName(), pool.NewSecret(req.GetCredential()))
+	if err != nil {
+		return nil, err
+	}
+	return &v1.SetPoolCredentialResponse{Pool: poolTo(s.queries.WithCounts(p)), Revision: revision}, nil
+}
+
 func (s *adminService) AddKeys(ctx context.Context, req *v1.AddKeysRequest) (*v1.AddKeysResponse, error) {
 	added, revision, err := s.admin.AddKeys(ctx, req.GetPool(), pool.Home(req.GetHome()), all(req.GetKeys(), newKeyFrom), req.GetDryRun())
 	if err != nil {

@@ -30,7 +30,7 @@ var badSpec = []string{
 var badInput = map[string]struct{ empty, all []string }{
 	v1.RotationService_RotateKey_FullMethodName: {
 		[]string{"pool", "key_id", "trigger"},
-		[]string{"pool", "key_id", "generation", "trigger", "source", "reason", "request_id", "proxy_id"},
+		[]string{"pool", "key_id", "generation", "trigger", "source", "reason", "request_id", "proxy_id", "override_bound"},
 	},
 	v1.RotationService_ReportFailure_FullMethodName: {
 		[]string{"pool", "key_id", "http_status"},
@@ -42,23 +42,24 @@ var badInput = map[string]struct{ empty, all []string }{
 	v1.RotationService_ListRotations_FullMethodName: {
 		[]string{"pool"}, []string{"pool", "key_id", "page_size", "page_token", "min_revision"},
 	},
-	v1.KeyService_GetKeys_FullMethodName:       {[]string{"pool"}, []string{"pool", "proxy_id", "min_revision"}},
-	v1.AdminService_CreatePool_FullMethodName:  {[]string{"name"}, append([]string{"name"}, badSpec...)},
-	v1.AdminService_GetPool_FullMethodName:     {[]string{"name"}, []string{"name", "min_revision"}},
-	v1.AdminService_ListPools_FullMethodName:   {nil, []string{"page_size", "page_token", "min_revision"}},
-	v1.AdminService_UpdatePool_FullMethodName:  {[]string{"spec", "name"}, append([]string{"name", "if_revision"}, badSpec...)},
-	v1.AdminService_DeletePool_FullMethodName:  {[]string{"name"}, []string{"name"}},
-	v1.AdminService_PausePool_FullMethodName:   {[]string{"name"}, []string{"name"}},
-	v1.AdminService_ResumePool_FullMethodName:  {[]string{"name"}, []string{"name"}},
-	v1.AdminService_EndIncident_FullMethodName: {[]string{"name"}, []string{"name"}},
-	v1.AdminService_AddKeys_FullMethodName:     {[]string{"pool", "home", "keys"}, []string{"pool", "home"}}, // keys are answered one by one
-	v1.AdminService_ListKeys_FullMethodName:    {[]string{"pool"}, []string{"pool", "home", "page_size", "page_token", "min_revision"}},
-	v1.AdminService_GetKey_FullMethodName:      {[]string{"pool", "key_id"}, []string{"pool", "key_id", "min_revision"}},
-	v1.AdminService_RemoveKey_FullMethodName:   {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
-	v1.AdminService_RestoreKey_FullMethodName:  {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
-	v1.AdminService_DisableKey_FullMethodName:  {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
-	v1.AdminService_EnableKey_FullMethodName:   {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
-	v1.AdminService_SetBinding_FullMethodName:  {[]string{"pool", "proxy_id", "slots"}, []string{"pool", "proxy_id", "slots[0].slot", "slots[0].priority"}},
+	v1.KeyService_GetKeys_FullMethodName:             {[]string{"pool"}, []string{"pool", "proxy_id", "min_revision"}},
+	v1.AdminService_CreatePool_FullMethodName:        {[]string{"name"}, append([]string{"name"}, badSpec...)},
+	v1.AdminService_GetPool_FullMethodName:           {[]string{"name"}, []string{"name", "min_revision"}},
+	v1.AdminService_ListPools_FullMethodName:         {nil, []string{"page_size", "page_token", "min_revision"}},
+	v1.AdminService_UpdatePool_FullMethodName:        {[]string{"spec", "name"}, append([]string{"name", "if_revision"}, badSpec...)},
+	v1.AdminService_DeletePool_FullMethodName:        {[]string{"name"}, []string{"name"}},
+	v1.AdminService_PausePool_FullMethodName:         {[]string{"name"}, []string{"name"}},
+	v1.AdminService_ResumePool_FullMethodName:        {[]string{"name"}, []string{"name"}},
+	v1.AdminService_EndIncident_FullMethodName:       {[]string{"name"}, []string{"name"}},
+	v1.AdminService_SetPoolCredential_FullMethodName: {[]string{"name"}, []string{"name", "credential"}},
+	v1.AdminService_AddKeys_FullMethodName:           {[]string{"pool", "home", "keys"}, []string{"pool", "home"}}, // keys are answered one by one
+	v1.AdminService_ListKeys_FullMethodName:          {[]string{"pool"}, []string{"pool", "home", "page_size", "page_token", "min_revision"}},
+	v1.AdminService_GetKey_FullMethodName:            {[]string{"pool", "key_id"}, []string{"pool", "key_id", "min_revision"}},
+	v1.AdminService_RemoveKey_FullMethodName:         {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
+	v1.AdminService_RestoreKey_FullMethodName:        {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
+	v1.AdminService_DisableKey_FullMethodName:        {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
+	v1.AdminService_EnableKey_FullMethodName:         {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
+	v1.AdminService_SetBinding_FullMethodName:        {[]string{"pool", "proxy_id", "slots"}, []string{"pool", "proxy_id", "slots[0].slot", "slots[0].priority"}},
 	v1.AdminService_RemoveBinding_FullMethodName: {
 		[]string{"pool", "proxy_id"}, []string{"pool", "proxy_id"},
 	},
@@ -89,6 +90,8 @@ func spoil(m protoreflect.Message, text string) {
 			spoil(m.Mutable(f).List().AppendMutable().Message(), text)
 		case f.Kind() == protoreflect.MessageKind:
 			spoil(m.Mutable(f).Message(), text)
+		case f.Name() == "override_bound": // with a trigger that may not
+			m.Set(f, protoreflect.ValueOfBool(true))
 		case f.Kind() != protoreflect.BoolKind:
 			m.Set(f, spoiled(f.Kind(), text))
 		}

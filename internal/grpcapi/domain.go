@@ -35,6 +35,7 @@ type Admin interface {
 	PausePool(ctx context.Context, name string) (*pool.Pool, int64, error)
 	ResumePool(ctx context.Context, name string) (*pool.Pool, int64, error)
 	EndIncident(ctx context.Context, name string) (*pool.Pool, int64, error)
+	SetPoolCredential(ctx context.Context, name string, secret pool.Secret) (*pool.Pool, int64, error)
 	DeletePool(ctx context.Context, name string, force bool) (int64, error)
 	AddKeys(ctx context.Context, poolName string, home pool.Home, keys []pool.NewKey, dryRun bool) ([]pool.Added, int64, error)
 	RemoveKey(ctx context.Context, poolName, key string, unbind bool) (unbound int, revision int64, err error)

@@ -23,6 +23,8 @@ func (s *rotationService) RotateKey(ctx context.Context, req *v1.RotateKeyReques
 		Reason:     req.GetReason(),
 		RequestID:  req.GetRequestId(),
 		ProxyID:    req.GetProxyId(),
+
+		OverrideBound: req.GetOverrideBound(),
 	})
 	if err != nil {
 		return nil, err

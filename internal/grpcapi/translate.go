@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/rotatord/rotatord/internal/pool"
@@ -23,7 +24,7 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 }
 
 func poolTo(p pool.PoolInfo) *v1.Pool {
-	return &v1.Pool{
+	out := &v1.Pool{
 		Name:      p.Name,
 		Spec:      specpb.FromSpec(p.Spec),
 		Paused:    p.Paused,
@@ -40,6 +41,10 @@ func poolTo(p pool.PoolInfo) *v1.Pool {
 		Incident:          specpb.FromIncident(p.Incident),
 		CredentialPreview: p.Credential.Preview,
 	}
+	if p.Rotations.Bounded {
+		out.RotationsLeft, out.NextRotationAt = proto.Int32(int32(p.Rotations.Left)), stamp(p.Rotations.NextAt)
+	}
+	return out
 }
 
 // keyTo is the one place where a secret gets into a response: Secret is only set where the query asked for it.

@@ -88,10 +88,14 @@ func TestTranslationsAreComplete(t *testing.T) {
 	info := pool.PoolInfo{
 		Pool: &pool.Pool{Version: v, Name: "p", Spec: pool.Spec{Description: "d"}, Paused: true, Deleting: true, CreatedAt: now,
 			Incident: &pool.Incident{Since: now, Until: now, Keys: 3}, Credential: pool.Sealed{Preview: "sk-f...c0de"}},
-		Counts: pool.PoolCounts{Active: 1, Backup: 2, Retired: 3, Pending: 4, Bindings: 5},
+		Counts:    pool.PoolCounts{Active: 1, Backup: 2, Retired: 3, Pending: 4, Bindings: 5},
+		Rotations: pool.Allowance{Bounded: true, Left: 19, NextAt: now},
 	}
 	full(t, poolTo(info))
 	full(t, poolTo(info).GetCounts())
+	if unbounded := poolTo(pool.PoolInfo{Pool: info.Pool}); unbounded.RotationsLeft != nil {
+		t.Errorf("a pool without a bound has %d rotations left, want that unset", unbounded.GetRotationsLeft())
+	}
 	full(t, rotationTo(&pool.Rotation{
 		Version: v, Life: pool.Life{Pool: "p", Key: "k", Generation: 7}, ID: "id", Slot: "s", NewKey: "n", Trigger: pool.TriggerPool,
 		Source: "src", Reason: "why", RequestID: "r", ProxyID: "x", Holder: "h", CommittedAt: now,

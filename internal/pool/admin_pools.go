@@ -98,6 +98,33 @@ func (a *Admin) setPaused(ctx context.Context, name string, paused bool, kind Ev
 	})
 }
 
+// SetPoolCredential sets the pool's own credential for its upstream's admin API, or removes it if secret is zero. An equal
+// one changes nothing.
+func (a *Admin) SetPoolCredential(ctx context.Context, name string, secret Secret) (*Pool, int64, error) {
+	var f violations
+	f.name("name", name)
+	if !secret.IsZero() {
+		f.add("credential", CheckSecret(secret))
+	}
+	if err := f.refusal(); err != nil {
+		return nil, 0, err
+	}
+	var sealed Sealed
+	if !secret.IsZero() {
+		var err error
+		if sealed, err = a.Sealer.Seal(name, CredentialID, secret); err != nil {
+			return nil, 0, Refuse(ReasonNotApplied, "the credential cannot be sealed").Because(err)
+		}
+	}
+	return a.changePool(ctx, name, EventPoolCredential, func(p *Pool) (bool, error) {
+		if p.Credential.Fingerprint == sealed.Fingerprint {
+			return false, nil
+		}
+		p.Credential = sealed
+		return true, nil
+	})
+}
+
 // changePool changes a copy of a pool's record and puts it if that made a difference.
 func (a *Admin) changePool(ctx context.Context, name string, kind EventType, change func(*Pool) (bool, error)) (*Pool, int64, error) {
 	var out *Pool

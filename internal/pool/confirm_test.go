@@ -103,7 +103,7 @@ func TestOneProbePerFailure(t *testing.T) {
 				if tt.event == "" {
 					r.want("events", len(r.store.Events()), 0)
 				} else {
-					r.want("events", r.events(tt.event), 1)
+					r.want("events", r.eventsOf(tt.event), 1)
 				}
 			})
 		})

@@ -44,6 +44,9 @@ func (r *Rotator) coolReported(ctx context.Context, rep *FailureReport, s *sight
 		return r.ignored(ctx, rep, revision, j, firstOf(a.StatusReason, ruleExhausted)), nil
 	}
 	res := &ReportResult{Verdict: VerdictCoolDown, Rule: j.Rule, Reason: j.Reason, Until: a.StatusUntil, Revision: revision}
+	if res.Until.IsZero() { // the rest was over before its turn to be written came
+		res.Until = j.Until
+	}
 	r.goOn(ctx, rep, res, false)
 	return res, nil
 }
@@ -85,7 +88,11 @@ func (r *Rotator) coolAll(ctx context.Context, wanted []coolDown) (*Active, erro
 			r.Observer.CooledDown(next, want.req.Trigger, want.req.Source)
 			return next, nil
 		}
-		r.Observer.Conflict(want.active.Life(), cause(want.active.Life(), res.Failed(txn)[0]))
+		failed := res.Failed(txn)
+		if len(failed) == 0 {
+			return nil, errCannotBe
+		}
+		r.Observer.Conflict(want.active.Life(), cause(want.active.Life(), failed[0]))
 		if err := want.rebase(res.State); err != nil {
 			return nil, err
 		}

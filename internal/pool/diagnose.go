@@ -111,6 +111,7 @@ func newChecker(recs []Record, now time.Time, prefix string) *checker {
 			c.claims[fp.Pool][fp.HMAC] = fp
 		}
 	}
+	c.snap.dateTokens(&Snapshot{}, now)
 	c.newer(recs)
 	return c
 }
@@ -137,6 +138,7 @@ func (c *checker) all() {
 		c.locks(name, p)
 		c.stock(name, p)
 		c.statuses(name, p)
+		c.bound(name, p)
 	}
 	c.sharedSecrets()
 	c.replicas()
@@ -488,6 +490,15 @@ func (c *checker) stock(name string, p *PoolState) {
 	}
 }
 
+// bound: whether rotations are refused now. The records say when tokens were used by the clocks of those who used them.
+func (c *checker) bound(name string, p *PoolState) {
+	if left := c.snap.Allowance(name, c.now); left.Bounded && left.Left == 0 {
+		limit, window := p.Pool.Spec.Bound.Limit()
+		c.find(SeverityNotice, "bound-reached", c.name(PoolRef(name)), fmt.Sprintf("rotatorctl rotate %s KEY --override-bound # if the keys are surely bad and not the upstream", name),
+			"pool %q has had %d rotations within %v: its bound is reached until %s", name, limit, window, left.NextAt.UTC().Format(time.RFC3339))
+	}
+}
+
 // statuses: which keys are out of service until somebody does something.
 func (c *checker) statuses(name string, p *PoolState) {
 	for key, a := range p.Active {
@@ -557,15 +568,19 @@ func (c *checker) secrets(sealer Sealer) {
 	for _, name := range c.poolNames() {
 		var closed []string
 		total := 0
-		c.eachKey(c.snap.Pools[name], func(rec Record, s Sealed) {
+		try := func(id string, s Sealed) {
 			if s.IsZero() {
 				return
 			}
 			total++
-			if _, err := sealer.Open(name, rec.Ref().Name, s); err != nil {
-				closed = append(closed, rec.Ref().Name)
+			if _, err := sealer.Open(name, id, s); err != nil {
+				closed = append(closed, id)
 			}
-		})
+		}
+		c.eachKey(c.snap.Pools[name], func(rec Record, s Sealed) { try(rec.Ref().Name, s) })
+		if p := c.snap.Pools[name].Pool; p != nil {
+			try(CredentialID, p.Credential)
+		}
 		if len(closed) == 0 {
 			continue
 		}

@@ -16,6 +16,8 @@ type flight struct {
 	fulfils bool
 	done    chan struct{} // closed when the following fields are set
 
+	lostTokens map[string]bool // found used by others; of the flight's own goroutine
+
 	rotation *Rotation // nil with a nil err: it waits for stock, or probed says why not
 	probed   *probed
 	key      *Active // the successor, if this replica made the rotation
@@ -23,27 +25,31 @@ type flight struct {
 	err      error
 }
 
-// flightKey is what requests must have in common to share a flight. Those who want the upstream asked first, and those who do
-// not, do not wait for each other.
+// flightKey is what requests must have in common to share a flight.
 type flightKey struct {
-	life    Life
-	confirm bool
+	life     Life
+	confirm  bool // who wants the upstream asked first, and who does not, do not wait for each other
+	override bool // who overrides the bound must not be told what another is refused
 }
 
-func (f *flight) place() flightKey { return flightKey{f.life, f.req.confirm} }
+// placeOf is where the flight for a request about a life is.
+func placeOf(l Life, req *RotateRequest) flightKey {
+	return flightKey{l, req.confirm, req.OverrideBound}
+}
 
 // join returns the flight for a life, and starts one if there is none. It returns nil if the Rotator is closed.
 func (r *Rotator) join(l Life, req *RotateRequest, fulfils bool) (f *flight, joined bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if f := r.flights[flightKey{l, req.confirm}]; f != nil {
+	place := placeOf(l, req)
+	if f := r.flights[place]; f != nil {
 		return f, true
 	}
 	if r.closed {
 		return nil, false
 	}
 	f = &flight{life: l, req: *req, began: r.Now(), fulfils: fulfils, done: make(chan struct{})}
-	r.flights[f.place()] = f
+	r.flights[place] = f
 	r.work.Go(func() { r.fly(f) })
 	return f, false
 }
@@ -83,7 +89,7 @@ func (r *Rotator) fly(f *flight) {
 	defer cancel()
 	f.err = r.pursue(ctx, f)
 	r.mu.Lock()
-	delete(r.flights, f.place())
+	delete(r.flights, placeOf(f.life, &f.req))
 	r.mu.Unlock()
 	close(f.done)
 }
@@ -112,6 +118,13 @@ func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 			return nil
 		}
 		known := r.known(f, last)
+		if r.outOfTokens(f, known) {
+			var err error
+			if last, err = r.atBound(ctx, f); !errors.Is(err, errAgain) {
+				return err
+			}
+			known = r.known(f, last)
+		}
 		term, state, err := r.Locks.Campaign(ctx, f.life, over.lock, known.version(f.life), r.purpose(ctx, f))
 		if err != nil {
 			return err
@@ -123,7 +136,9 @@ func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 			if over.lock != 0 {
 				r.Observer.TookOver(f.life, over.holder, over.after)
 			}
-			found, err = nil, r.hold(ctx, f, term, state)
+			if found, err = nil, r.hold(ctx, f, term, state); errors.Is(err, errBound) {
+				last, err = r.atBound(ctx, f)
+			}
 		} else {
 			last = state
 			found, err = r.lost(ctx, f, state)

@@ -29,9 +29,14 @@ func (r *Rotator) known(f *flight, last *State) *State {
 	return st
 }
 
+// lifeRefs are the refs from which a life is decided.
+func lifeRefs(l Life) [5]Ref {
+	return [...]Ref{PoolRef(l.Pool), ActiveRef(l.Pool, l.Key), RotationRef(l), PendingRef(l.Pool, l.Key), LockRef(l.Pool, l.Key)}
+}
+
 // remembered is the state of a life in memory.
 func (r *Rotator) remembered(l Life) (st *State) {
-	refs := [...]Ref{PoolRef(l.Pool), ActiveRef(l.Pool, l.Key), RotationRef(l), PendingRef(l.Pool, l.Key), LockRef(l.Pool, l.Key)}
+	refs := lifeRefs(l)
 	r.Mirror.Read(func(s *Snapshot) {
 		st = &State{Revision: s.Revision, Asked: make(map[Ref]bool, len(refs)), Records: make(map[Ref]Record, len(refs))}
 		for _, ref := range refs {

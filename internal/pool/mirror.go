@@ -133,6 +133,7 @@ func (m *Mirror) Load(records []Record, revision int64, at time.Time) {
 		snap.put(rec)
 	}
 	m.mu.Lock()
+	snap.dateTokens(&m.snap, time.Now())
 	m.snap = snap
 	m.confirmed, m.toConfirm = at, time.Time{}
 	for _, chans := range m.watches {
@@ -143,6 +144,20 @@ func (m *Mirror) Load(records []Record, revision int64, at time.Time) {
 	m.loadedClose.Do(func() { close(m.loaded) })
 }
 
+// dateTokens says of all tokens when they were used last. before is what the mirror held until now: what it was shown of a
+// token is worth more than the token's own date.
+func (s *Snapshot) dateTokens(before *Snapshot, now time.Time) {
+	for name, p := range s.Pools {
+		for token, t := range p.Tokens {
+			var seen *Token
+			if q := before.Pools[name]; q != nil {
+				seen = q.Tokens[token]
+			}
+			p.Tokens[token] = t.loaded(seen, now)
+		}
+	}
+}
+
 // Apply makes the changes of whole revisions up to and including revision. Without changes it only moves the revision.
 func (m *Mirror) Apply(changes []Change, revision int64) {
 	m.mu.Lock()
@@ -151,6 +166,9 @@ func (m *Mirror) Apply(changes []Change, revision int64) {
 		ref := c.Delete
 		if c.Put != nil {
 			ref = c.Put.Ref()
+			if t, ok := c.Put.(*Token); ok {
+				c.Put = t.shown(time.Now())
+			}
 			m.snap.put(c.Put)
 		} else {
 			m.snap.remove(ref)

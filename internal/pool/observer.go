@@ -15,6 +15,9 @@ type Observer interface {
 	Conflict(l Life, cause string)
 	// TookOver: this replica took a lock over from a holder that did not finish in time.
 	TookOver(l Life, holder string, after time.Duration)
+	// BoundReached: this replica put on record that the pool's bound was found reached, when key was to be rotated. It is
+	// told once in a window.
+	BoundReached(p *Pool, key string)
 	// OutcomeUnknown: the store did not say what became of a write that is about subject; it is looked into.
 	OutcomeUnknown(pool, subject string, attempt int, err error)
 	// Reported: a report was answered with a verdict, by the rule that matched or what overruled it.
@@ -46,6 +49,9 @@ func (NopObserver) Conflict(Life, string) {}
 
 // TookOver implements Observer.
 func (NopObserver) TookOver(Life, string, time.Duration) {}
+
+// BoundReached implements Observer.
+func (NopObserver) BoundReached(*Pool, string) {}
 
 // OutcomeUnknown implements Observer.
 func (NopObserver) OutcomeUnknown(string, string, int, error) {}

@@ -468,6 +468,9 @@ func (r *Rotator) probedResult(ctx context.Context, rep *FailureReport, rotated 
 	if rotated.probed.result != ProbeAlive {
 		return r.ignored(ctx, rep, rotated.Revision, j, ruleProbeUnreachable)
 	}
+	if rotated.probed.until.IsZero() { // it is out of service for other reasons, with no end: a rest changes nothing
+		return r.ignored(ctx, rep, rotated.Revision, j, ruleProbeAlive)
+	}
 	res := &ReportResult{
 		Verdict: VerdictCoolDown, Rule: ruleProbeAlive, MatchedRule: j.Rule, Reason: j.Reason, Until: rotated.probed.until,
 		Revision: rotated.Revision,

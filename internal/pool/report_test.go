@@ -79,7 +79,7 @@ func (r *rotateRig) inService(key string) *pool.Active {
 	return a
 }
 
-func (r *rotateRig) events(kind pool.EventType) (n int) {
+func (r *rotateRig) eventsOf(kind pool.EventType) (n int) {
 	for _, e := range r.store.Events() {
 		if e.Type == kind {
 			n++
@@ -240,7 +240,7 @@ func TestReportThatLengthensLittle(t *testing.T) {
 		long := failed(life, 429)
 		long.Answer.Body = make([]byte, 120)
 		r.want("longer", r.report(long).Until, time.Now().Add(120*time.Second))
-		r.want("cool-downs", r.events(pool.EventKeyCooledDown), 2)
+		r.want("cool-downs", r.eventsOf(pool.EventKeyCooledDown), 2)
 	})
 }
 
@@ -272,7 +272,7 @@ func TestLateCoolDown(t *testing.T) {
 			if res.Rotation == nil || res.Key == nil || res.Key.Key != "b" {
 				t.Errorf("the answer has the rotation %v and the key %v, want those that ended the life", res.Rotation, res.Key)
 			}
-			r.want("cool-downs", r.events(pool.EventKeyCooledDown), 0)
+			r.want("cool-downs", r.eventsOf(pool.EventKeyCooledDown), 0)
 			r.want("the replacement", r.inService("b").Status, pool.StatusHealthy)
 			if again {
 				r.want("the later life", r.inService("a").Status, pool.StatusHealthy)
@@ -423,7 +423,7 @@ func TestOutageIsRecognised(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReportRig(t, 3, nil)
 		lives := r.outage(12)
-		r.want("incidents", r.events(pool.EventIncidentBegan), 1)
+		r.want("incidents", r.eventsOf(pool.EventIncidentBegan), 1)
 		if n := r.count(pool.KindRotation); n > 6 {
 			t.Errorf("%d of 12 keys were rotated, want 6 at most", n)
 		}
@@ -455,7 +455,7 @@ func TestOutageIsRecognised(t *testing.T) {
 		time.Sleep(5*time.Minute + time.Second)
 		next := r.active("z")
 		r.want("after its time", r.report(failed(next, 401)).Verdict, pool.VerdictRotate)
-		r.want("events of its end", r.events(pool.EventIncidentEnded), 0)
+		r.want("events of its end", r.eventsOf(pool.EventIncidentEnded), 0)
 	})
 }
 
@@ -491,7 +491,7 @@ func TestManyKeysFailAtOnce(t *testing.T) {
 			}
 		})
 		r.outage(300)
-		r.want("incidents", r.events(pool.EventIncidentBegan), 1)
+		r.want("incidents", r.eventsOf(pool.EventIncidentBegan), 1)
 		if n := r.count(pool.KindRotation); n > 150 {
 			t.Errorf("%d of 300 keys were rotated, want 150 at most", n)
 		}
@@ -536,7 +536,7 @@ func TestRateLimitsAreNoIncident(t *testing.T) {
 		for i := range 12 {
 			r.want("verdict", r.report(failed(r.active(fmt.Sprint("k", i)), 429)).Verdict, pool.VerdictCoolDown)
 		}
-		r.want("incidents", r.events(pool.EventIncidentBegan), 0)
+		r.want("incidents", r.eventsOf(pool.EventIncidentBegan), 0)
 	})
 }
 
@@ -565,7 +565,7 @@ func TestTheBeginningOfAnIncidentIsLost(t *testing.T) {
 				return pooltest.Fault{Err: errLost, Made: made}
 			}
 			r.outage(12)
-			r.want("incidents", r.events(pool.EventIncidentBegan), 1)
+			r.want("incidents", r.eventsOf(pool.EventIncidentBegan), 1)
 		})
 	}
 }
@@ -582,7 +582,7 @@ func TestEndOfAnIncident(t *testing.T) {
 					t.Fatalf("got %+v, %v", p, err)
 				}
 			}
-			r.want("events", r.events(pool.EventIncidentEnded), 1)
+			r.want("events", r.eventsOf(pool.EventIncidentEnded), 1)
 			r.want("a report after it", r.report(failed(r.active("z"), 401)).Verdict, pool.VerdictRotate)
 		})
 	})
@@ -599,7 +599,7 @@ func TestEndOfAnIncident(t *testing.T) {
 			}
 			r.want("after two", r.report(failed(lives[1], 200)).Incident, true)
 			r.want("after three", r.report(failed(lives[2], 200)).Incident, false)
-			r.want("events", r.events(pool.EventIncidentEnded), 1)
+			r.want("events", r.eventsOf(pool.EventIncidentEnded), 1)
 			r.want("a report after it", r.report(failed(lives[0], 401)).Verdict, pool.VerdictRotate)
 		})
 	})

@@ -41,6 +41,8 @@ type RotateRequest struct {
 	Reason     string
 	RequestID  string // "": one is made up
 	ProxyID    string
+	// OverrideBound rotates although the pool's bound is reached, and uses nothing of it. Only for TriggerOperator.
+	OverrideBound bool
 
 	reported bool // an upstream's answer asks, and nobody who knows: not to be made while the pool is in an incident
 	confirm  bool // the upstream is to be asked about the key first
@@ -58,6 +60,9 @@ func (r *RotateRequest) check() error {
 	v.add("reason", CheckText(r.Reason, MaxReason))
 	v.add("request_id", CheckRequestID(r.RequestID))
 	v.optionalName("proxy_id", r.ProxyID)
+	if r.OverrideBound && r.Trigger != TriggerOperator {
+		v.add("override_bound", "is for operators: it needs the trigger operator")
+	}
 	return v.refusal()
 }
 
@@ -147,6 +152,7 @@ type Rotator struct {
 	RotatorConfig
 	applier  applier
 	stock    reservations
+	purse    purse
 	patience patience
 	reads    sharedReads
 	strikes  rounds[string, Strike, *Incident]
@@ -180,7 +186,7 @@ func NewRotator(cfg RotatorConfig) *Rotator {
 		cfg.Scrub = func(text string) string { return text }
 	}
 	r := &Rotator{RotatorConfig: cfg, flights: make(map[flightKey]*flight)}
-	r.applier = applier{store: cfg.Store, unknown: func(t *Txn, attempt int, err error) {
+	r.applier = applier{store: cfg.Store, now: cfg.Now, unknown: func(t *Txn, attempt int, err error) {
 		pool, subject := t.about()
 		cfg.Observer.OutcomeUnknown(pool, subject, attempt, err)
 	}}

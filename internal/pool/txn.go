@@ -240,6 +240,8 @@ type Txn struct {
 	Put    []Record
 	Delete []Ref
 	Event  *Event
+	// NotAfter is when the last send may begin: what the transaction is dated with would be too old. Zero: at any time.
+	NotAfter time.Time
 }
 
 // about is what the transaction is about, for the log. One without an event, which makes no transition, is about the record
@@ -265,8 +267,11 @@ type Result struct {
 }
 
 // final reports whether the guard, once it does not hold, never will: revisions do not come back. What must be absent may
-// be removed, but for the record of a rotation, which outlives every send.
-func (g Guard) final() bool { return g.Revision != 0 || g.Ref.Kind == KindRotation }
+// be removed, but for the record of a rotation, which outlives every send, and a token, which goes only with its pool, whose
+// record is compared too.
+func (g Guard) final() bool {
+	return g.Revision != 0 || g.Ref.Kind == KindRotation || g.Ref.Kind == KindToken
+}
 
 // Failed lists the guards that did not hold.
 func (r *Result) Failed(t *Txn) []Guard {
@@ -310,6 +315,7 @@ const (
 // applier sends transactions until their outcome is known.
 type applier struct {
 	store Store
+	now   func() time.Time
 	// unknown is told of each send whose outcome was not known, for the log and the metrics.
 	unknown func(t *Txn, attempt int, err error)
 }
@@ -321,6 +327,12 @@ type applier struct {
 func (a *applier) apply(ctx context.Context, t *Txn) (*Result, error) {
 	maybe := false
 	for attempt, pause := 1, resendPause; ; attempt, pause = attempt+1, min(2*pause, maxResendPause) {
+		if !t.NotAfter.IsZero() && a.now().After(t.NotAfter) { // this process stood still
+			if maybe {
+				return nil, errNotKnown
+			}
+			return nil, Refuse(ReasonNotApplied, "this replica was held up, and what it was about to write is out of date; try again")
+		}
 		res, err := a.send(ctx, t, firstAnswer<<min(attempt-1, 8))
 		switch {
 		case err == nil:

@@ -250,6 +250,9 @@ type Token struct {
 	Pool, Name string // the name is its number, or TokenReached
 	UsedAt     time.Time
 	Key        string // the key it was used for
+	// LastUse is the latest time at which it can have been used last, on this replica's clock. Only the mirror knows; it is
+	// not stored.
+	LastUse time.Time
 }
 
 // TokenReached is the name of the token that says when a pool's bound was last found reached.

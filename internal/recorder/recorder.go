@@ -347,10 +347,11 @@ func split(key string) (kind, pool, rest string) {
 	return parts[0], parts[1], parts[2]
 }
 
-// transient kinds belong to sessions; changing them is no transition.
-func transient(kind string) bool {
-	return kind == "locks" || kind == "replicas" || kind == "leaders" || kind == "health"
-}
+// leased kinds belong to sessions.
+func leased(kind string) bool { return kind == "locks" || kind == "replicas" || kind == "leaders" }
+
+// transient kinds belong to sessions, or are notes of what was reported; changing them is no transition.
+func transient(kind string) bool { return leased(kind) || kind == "health" }
 
 func (r *Recorder) put(kv *mvccpb.KeyValue) {
 	key := strings.TrimPrefix(string(kv.Key), r.prefix)
@@ -362,7 +363,7 @@ func (r *Recorder) put(kv *mvccpb.KeyValue) {
 		r.schema = max(r.schema, int(schema))
 	}
 	kind, pool, name := split(key)
-	if (kv.Lease != 0) != transient(kind) {
+	if (kv.Lease != 0) != leased(kind) {
 		r.violate(kv.ModRevision, "%s has lease %x", key, kv.Lease)
 	}
 	if kind == "pools" {

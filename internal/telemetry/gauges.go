@@ -16,7 +16,7 @@ type gauges struct {
 	build version.Info
 
 	backups, active, retired, pending, oldest, paused *prometheus.Desc
-	incidents, spend, budget                          *prometheus.Desc
+	incidents, spend, budget, left                    *prometheus.Desc
 	revision, age, replicas, session, quorum, info    *prometheus.Desc
 }
 
@@ -43,13 +43,14 @@ func newGauges(cfg Config) *gauges {
 		session:   desc("rotator_session_alive", "1 if this replica has a session with etcd, without which it does not rotate, else 0."),
 		quorum:    desc("rotator_etcd_quorum", "1 if etcd answered this replica's last check with a quorum, else 0: then keys are served from memory and writes are refused."),
 		info:      desc("rotator_build_info", "Always 1; the labels say which build this is.", "version", "go"),
+		left:      desc("rotator_rotations_left", "Rotations that the pool's bound still allows in its window, as far as this replica knows. Pools without a bound have none."+sameEverywhere, "pool"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		g.backups, g.active, g.retired, g.pending, g.oldest, g.paused, g.incidents, g.spend, g.budget,
+		g.backups, g.active, g.retired, g.pending, g.oldest, g.paused, g.incidents, g.spend, g.budget, g.left,
 		g.revision, g.age, g.replicas, g.session, g.quorum, g.info,
 	} {
 		ch <- d
@@ -92,6 +93,9 @@ func (g *gauges) collectMirror(send func(*prometheus.Desc, float64, ...string)) 
 			send(g.spend, p.spend, name)
 			send(g.budget, p.budget, name)
 		}
+		if p.left.Bounded {
+			send(g.left, float64(p.left.Left), name)
+		}
 		for status, n := range p.active {
 			send(g.active, float64(n), name, status.String())
 		}
@@ -118,6 +122,7 @@ type poolFigures struct {
 	oldest                    time.Duration
 	paused, incident, watched bool
 	spend, budget             float64 // of keys of which both are known
+	left                      pool.Allowance
 }
 
 // countAll counts under the mirror's lock and leaves the rest to be done outside it.
@@ -127,7 +132,9 @@ func countAll(m *pool.Mirror, now time.Time) (f figures) {
 		f.revision, f.replicas = s.Revision, len(s.Replicas)
 		for name := range s.Pools {
 			if p := s.Pool(name); p != nil {
-				f.pools[name] = countPool(p, now)
+				counted := countPool(p, now)
+				counted.left = s.Allowance(name, now)
+				f.pools[name] = counted
 			}
 		}
 	})

@@ -27,6 +27,7 @@ type metrics struct {
 	reports   *prometheus.CounterVec
 	probes    *prometheus.CounterVec
 	began     *prometheus.CounterVec
+	bounds    *prometheus.CounterVec
 
 	spendChecks        *prometheus.CounterVec
 	spendDue, spendLag prometheus.Gauge
@@ -89,11 +90,21 @@ func newMetrics() metrics {
 			Name: "rotator_spend_check_lag_seconds",
 			Help: "For how long the most overdue of them has been due. It grows if upstreams answer slowly. 0 at replicas that do not check.",
 		}),
+		bounds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rotator_rotation_bound_reached_total",
+			Help: "Windows in which a pool's rotation bound was found reached. Each is counted once, at the replica that put it on record, so add replicas up. " +
+				"Refused triggers are in rotator_rotations_total with outcome=rotation_bound.",
+		}, []string{"pool"}),
 	}
 }
 
 func (m metrics) register(to prometheus.Registerer) {
-	to.MustRegister(m.rotations, m.duration, m.conflicts, m.takeovers, m.unknowns, m.reports, m.probes, m.began, m.spendChecks, m.spendDue, m.spendLag)
+	to.MustRegister(m.rotations, m.duration, m.conflicts, m.takeovers, m.unknowns, m.reports, m.probes, m.began, m.bounds, m.spendChecks, m.spendDue, m.spendLag)
+}
+
+// ofPools are those with a series, or several, for each pool.
+func (m metrics) ofPools() []*prometheus.CounterVec {
+	return []*prometheus.CounterVec{m.rotations, m.spendChecks, m.reports, m.probes, m.began, m.bounds}
 }
 
 // poolLabel is a pool's name if the pool exists.

@@ -58,6 +58,14 @@ func (t *Telemetry) TookOver(l pool.Life, holder string, after time.Duration) {
 	t.log.Warn("lock taken over from a holder that did not finish in time", life(l, "holder", holder, "after", after)...)
 }
 
+// BoundReached implements pool.Observer. Who is refused is counted with the answers.
+func (t *Telemetry) BoundReached(p *pool.Pool, key string) {
+	t.metrics.bounds.WithLabelValues(p.Name).Inc()
+	limit, window := p.Spec.Bound.Limit()
+	t.log.Warn("the pool's rotation bound is reached: triggers are refused and their keys cool down until a rotation is possible again; if the keys are surely bad and not the upstream, override or raise it",
+		"pool", p.Name, "rotations", limit, "window", window, "key", key)
+}
+
 // OutcomeUnknown implements pool.Observer. The first attempt is a warning; further ones are only about the same write.
 func (t *Telemetry) OutcomeUnknown(poolName, subject string, attempt int, err error) {
 	t.metrics.unknowns.Inc()

@@ -90,8 +90,9 @@ func (t *Telemetry) forget(before map[string]bool) (now map[string]bool) {
 	})
 	for name := range before {
 		if !now[name] {
-			t.metrics.rotations.DeletePartialMatch(prometheus.Labels{"pool": name})
-			t.metrics.spendChecks.DeletePartialMatch(prometheus.Labels{"pool": name})
+			for _, c := range t.metrics.ofPools() {
+				c.DeletePartialMatch(prometheus.Labels{"pool": name})
+			}
 		}
 	}
 	return now

@@ -19,7 +19,7 @@ type Response struct {
 }
 
 // Succeeded reports whether the upstream did what it was asked to. An error in the middle of a stream is none.
-func (r Response) Succeeded() bool { return newAnswer(r).status/100 == 2 }
+func (r Response) Succeeded() bool { return newAnswer(r).status < 400 }
 
 // Classify says what an answer means for the key it was given to, at the time now. A kind that is not known is ignored.
 // The secrets, as a rule the key itself, are kept out of the verdict.

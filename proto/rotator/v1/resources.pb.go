@@ -381,8 +381,12 @@ type Pool struct {
 	// The pool's own credential for its upstream's admin API, shown so that a person can tell it from others. Empty: it has
 	// none. SetPoolCredential sets it.
 	CredentialPreview string `protobuf:"bytes,9,opt,name=credential_preview,json=credentialPreview,proto3" json:"credential_preview,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// How many rotations the pool's bound allows now, as far as the replica that answers knows. Unset: any number.
+	RotationsLeft *int32 `protobuf:"varint,10,opt,name=rotations_left,json=rotationsLeft,proto3,oneof" json:"rotations_left,omitempty"`
+	// When the bound allows one more than that. Unset: none was made within the window.
+	NextRotationAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=next_rotation_at,json=nextRotationAt,proto3" json:"next_rotation_at,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -476,6 +480,20 @@ func (x *Pool) GetCredentialPreview() string {
 		return x.CredentialPreview
 	}
 	return ""
+}
+
+func (x *Pool) GetRotationsLeft() int32 {
+	if x != nil && x.RotationsLeft != nil {
+		return *x.RotationsLeft
+	}
+	return 0
+}
+
+func (x *Pool) GetNextRotationAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextRotationAt
+	}
+	return nil
 }
 
 // Incident is a time in which so many keys of a pool were refused that the upstream itself must be at fault. Meanwhile
@@ -1985,7 +2003,7 @@ var File_rotator_v1_resources_proto protoreflect.FileDescriptor
 const file_rotator_v1_resources_proto_rawDesc = "" +
 	"\n" +
 	"\x1arotator/v1/resources.proto\x12\n" +
-	"rotator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe0\x02\n" +
+	"rotator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x03\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.rotator.v1.PoolSpecR\x04spec\x12\x16\n" +
@@ -1996,7 +2014,11 @@ const file_rotator_v1_resources_proto_rawDesc = "" +
 	"\brevision\x18\x06 \x01(\x03R\brevision\x12.\n" +
 	"\x06counts\x18\a \x01(\v2\x16.rotator.v1.PoolCountsR\x06counts\x120\n" +
 	"\bincident\x18\b \x01(\v2\x14.rotator.v1.IncidentR\bincident\x12-\n" +
-	"\x12credential_preview\x18\t \x01(\tR\x11credentialPreview\"\x82\x01\n" +
+	"\x12credential_preview\x18\t \x01(\tR\x11credentialPreview\x12*\n" +
+	"\x0erotations_left\x18\n" +
+	" \x01(\x05H\x00R\rrotationsLeft\x88\x01\x01\x12D\n" +
+	"\x10next_rotation_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0enextRotationAtB\x11\n" +
+	"\x0f_rotations_left\"\x82\x01\n" +
 	"\bIncident\x120\n" +
 	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
 	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x12\n" +
@@ -2224,44 +2246,45 @@ var file_rotator_v1_resources_proto_depIdxs = []int32{
 	25, // 1: rotator.v1.Pool.created_at:type_name -> google.protobuf.Timestamp
 	17, // 2: rotator.v1.Pool.counts:type_name -> rotator.v1.PoolCounts
 	6,  // 3: rotator.v1.Pool.incident:type_name -> rotator.v1.Incident
-	25, // 4: rotator.v1.Incident.since:type_name -> google.protobuf.Timestamp
-	25, // 5: rotator.v1.Incident.until:type_name -> google.protobuf.Timestamp
-	23, // 6: rotator.v1.PoolSpec.labels:type_name -> rotator.v1.PoolSpec.LabelsEntry
-	8,  // 7: rotator.v1.PoolSpec.upstream:type_name -> rotator.v1.UpstreamSpec
-	9,  // 8: rotator.v1.PoolSpec.rotation_bound:type_name -> rotator.v1.RotationBound
-	10, // 9: rotator.v1.PoolSpec.incident:type_name -> rotator.v1.IncidentPolicy
-	11, // 10: rotator.v1.PoolSpec.spend:type_name -> rotator.v1.SpendPolicy
-	12, // 11: rotator.v1.PoolSpec.provider:type_name -> rotator.v1.ProviderSpec
-	15, // 12: rotator.v1.PoolSpec.stock:type_name -> rotator.v1.StockPolicy
-	16, // 13: rotator.v1.PoolSpec.retirement:type_name -> rotator.v1.RetirementPolicy
-	26, // 14: rotator.v1.PoolSpec.record_retention:type_name -> google.protobuf.Duration
-	26, // 15: rotator.v1.RotationBound.window:type_name -> google.protobuf.Duration
-	26, // 16: rotator.v1.IncidentPolicy.window:type_name -> google.protobuf.Duration
-	26, // 17: rotator.v1.IncidentPolicy.duration:type_name -> google.protobuf.Duration
-	13, // 18: rotator.v1.ProviderSpec.litellm:type_name -> rotator.v1.LiteLLMProvider
-	14, // 19: rotator.v1.ProviderSpec.exec:type_name -> rotator.v1.ExecProvider
-	26, // 20: rotator.v1.RetirementPolicy.revoke_after:type_name -> google.protobuf.Duration
-	26, // 21: rotator.v1.RetirementPolicy.secret_retention:type_name -> google.protobuf.Duration
-	2,  // 22: rotator.v1.Key.home:type_name -> rotator.v1.KeyHome
-	4,  // 23: rotator.v1.Key.status:type_name -> rotator.v1.KeyStatus
-	25, // 24: rotator.v1.Key.status_until:type_name -> google.protobuf.Timestamp
-	24, // 25: rotator.v1.Key.labels:type_name -> rotator.v1.Key.LabelsEntry
-	25, // 26: rotator.v1.Key.added_at:type_name -> google.protobuf.Timestamp
-	25, // 27: rotator.v1.Key.retired_at:type_name -> google.protobuf.Timestamp
-	25, // 28: rotator.v1.Key.spend_at:type_name -> google.protobuf.Timestamp
-	25, // 29: rotator.v1.Key.status_since:type_name -> google.protobuf.Timestamp
-	3,  // 30: rotator.v1.Key.phase:type_name -> rotator.v1.KeyPhase
-	25, // 31: rotator.v1.Key.next_try_at:type_name -> google.protobuf.Timestamp
-	0,  // 32: rotator.v1.Rotation.trigger:type_name -> rotator.v1.Trigger
-	25, // 33: rotator.v1.Rotation.committed_at:type_name -> google.protobuf.Timestamp
-	21, // 34: rotator.v1.Binding.slots:type_name -> rotator.v1.SlotPriority
-	25, // 35: rotator.v1.Binding.updated_at:type_name -> google.protobuf.Timestamp
-	25, // 36: rotator.v1.Replica.started_at:type_name -> google.protobuf.Timestamp
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	25, // 4: rotator.v1.Pool.next_rotation_at:type_name -> google.protobuf.Timestamp
+	25, // 5: rotator.v1.Incident.since:type_name -> google.protobuf.Timestamp
+	25, // 6: rotator.v1.Incident.until:type_name -> google.protobuf.Timestamp
+	23, // 7: rotator.v1.PoolSpec.labels:type_name -> rotator.v1.PoolSpec.LabelsEntry
+	8,  // 8: rotator.v1.PoolSpec.upstream:type_name -> rotator.v1.UpstreamSpec
+	9,  // 9: rotator.v1.PoolSpec.rotation_bound:type_name -> rotator.v1.RotationBound
+	10, // 10: rotator.v1.PoolSpec.incident:type_name -> rotator.v1.IncidentPolicy
+	11, // 11: rotator.v1.PoolSpec.spend:type_name -> rotator.v1.SpendPolicy
+	12, // 12: rotator.v1.PoolSpec.provider:type_name -> rotator.v1.ProviderSpec
+	15, // 13: rotator.v1.PoolSpec.stock:type_name -> rotator.v1.StockPolicy
+	16, // 14: rotator.v1.PoolSpec.retirement:type_name -> rotator.v1.RetirementPolicy
+	26, // 15: rotator.v1.PoolSpec.record_retention:type_name -> google.protobuf.Duration
+	26, // 16: rotator.v1.RotationBound.window:type_name -> google.protobuf.Duration
+	26, // 17: rotator.v1.IncidentPolicy.window:type_name -> google.protobuf.Duration
+	26, // 18: rotator.v1.IncidentPolicy.duration:type_name -> google.protobuf.Duration
+	13, // 19: rotator.v1.ProviderSpec.litellm:type_name -> rotator.v1.LiteLLMProvider
+	14, // 20: rotator.v1.ProviderSpec.exec:type_name -> rotator.v1.ExecProvider
+	26, // 21: rotator.v1.RetirementPolicy.revoke_after:type_name -> google.protobuf.Duration
+	26, // 22: rotator.v1.RetirementPolicy.secret_retention:type_name -> google.protobuf.Duration
+	2,  // 23: rotator.v1.Key.home:type_name -> rotator.v1.KeyHome
+	4,  // 24: rotator.v1.Key.status:type_name -> rotator.v1.KeyStatus
+	25, // 25: rotator.v1.Key.status_until:type_name -> google.protobuf.Timestamp
+	24, // 26: rotator.v1.Key.labels:type_name -> rotator.v1.Key.LabelsEntry
+	25, // 27: rotator.v1.Key.added_at:type_name -> google.protobuf.Timestamp
+	25, // 28: rotator.v1.Key.retired_at:type_name -> google.protobuf.Timestamp
+	25, // 29: rotator.v1.Key.spend_at:type_name -> google.protobuf.Timestamp
+	25, // 30: rotator.v1.Key.status_since:type_name -> google.protobuf.Timestamp
+	3,  // 31: rotator.v1.Key.phase:type_name -> rotator.v1.KeyPhase
+	25, // 32: rotator.v1.Key.next_try_at:type_name -> google.protobuf.Timestamp
+	0,  // 33: rotator.v1.Rotation.trigger:type_name -> rotator.v1.Trigger
+	25, // 34: rotator.v1.Rotation.committed_at:type_name -> google.protobuf.Timestamp
+	21, // 35: rotator.v1.Binding.slots:type_name -> rotator.v1.SlotPriority
+	25, // 36: rotator.v1.Binding.updated_at:type_name -> google.protobuf.Timestamp
+	25, // 37: rotator.v1.Replica.started_at:type_name -> google.protobuf.Timestamp
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_rotator_v1_resources_proto_init() }
@@ -2269,6 +2292,7 @@ func file_rotator_v1_resources_proto_init() {
 	if File_rotator_v1_resources_proto != nil {
 		return
 	}
+	file_rotator_v1_resources_proto_msgTypes[0].OneofWrappers = []any{}
 	file_rotator_v1_resources_proto_msgTypes[4].OneofWrappers = []any{}
 	file_rotator_v1_resources_proto_msgTypes[7].OneofWrappers = []any{
 		(*ProviderSpec_Litellm)(nil),

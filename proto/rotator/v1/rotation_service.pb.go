@@ -692,7 +692,7 @@ type ReportFailureResponse struct {
 	// The verdict that was acted on.
 	Verdict Verdict `protobuf:"varint,1,opt,name=verdict,proto3,enum=rotator.v1.Verdict" json:"verdict,omitempty"`
 	// The rule that matched, such as "litellm/budget-exceeded-key", or what overruled it: "incident", "bound", "probe-alive",
-	// "probe-unreachable", "late", "pending", "disabled".
+	// "probe-unreachable", "late", "pending", "exhausted", "disabled".
 	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
 	// The rule that matched the answer itself, if it was overruled. Empty: it was not.
 	MatchedRule string `protobuf:"bytes,3,opt,name=matched_rule,json=matchedRule,proto3" json:"matched_rule,omitempty"`
