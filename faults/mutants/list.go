@@ -104,7 +104,7 @@ var mutants = []mutant{
 		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyRotated && g.Ref.Kind == pool.KindPool`)},
 	},
 	{
-		name: "token of the bound not compared", spoil: "delays",
+		name: "token of the bound not compared", spoil: "late key.rotated",
 		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyRotated && g.Ref.Kind == pool.KindToken`)},
 	},
 	{

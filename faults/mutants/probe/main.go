@@ -41,6 +41,10 @@ func run() int {
 	length := flag.Duration("duration", 8*time.Second, "how long the callers work")
 	seed := flag.Uint64("seed", 1, "of callers and spoiling")
 	flag.Parse()
+	if !known(*spoil) {
+		fmt.Fprintf(os.Stderr, "probe: -spoil %q is nothing of the list, see -h\n", *spoil)
+		return 2
+	}
 	report, err := probe(*spoil, *length, *seed, *log)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "probe:", err)

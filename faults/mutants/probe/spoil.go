@@ -31,6 +31,11 @@ type spoiler struct {
 	until map[string]time.Time // no space at a replica
 }
 
+// known reports whether there is such a kind of spoiling.
+func known(kind string) bool {
+	return strings.HasPrefix(kind, "late ") || slices.Contains([]string{"", "lock-off", "lock-yes", "lost", "no-space", "stalls"}, kind)
+}
+
 func newSpoiler(kind string, seed uint64) *spoiler {
 	return &spoiler{kind: kind, rng: rand.New(rand.NewPCG(seed, 77)), until: make(map[string]time.Time)}
 }
