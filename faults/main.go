@@ -17,14 +17,16 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/rotatord/rotatord/faults/cluster"
 	"github.com/rotatord/rotatord/faults/nemesis"
+	"github.com/rotatord/rotatord/faults/overlay"
 )
 
 const (
@@ -44,6 +46,7 @@ type options struct {
 	mode     string
 	lock     string
 	rotatord string
+	next     string
 	etcd     string
 	json     string
 	keep     bool
@@ -61,6 +64,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	f.StringVar(&o.mode, "mode", "both", "cluster (three replicas, three etcd members), embedded (one replica with etcd in it), or both, one after the other")
 	f.StringVar(&o.lock, "lock", "normal", "lock of the replicas: normal, off or always-yes")
 	f.StringVar(&o.rotatord, "binary", "", "rotatord built from ./faults/rotatord (default: it is built)")
+	f.StringVar(&o.next, "next", "", "what replicas are upgraded to, built from the same by cluster.NextBuild (default: it is built if there are upgrades)")
 	f.StringVar(&o.etcd, "etcd", "bin/etcd", "etcd, as make etcd builds it")
 	f.StringVar(&o.json, "json", "", "file to write the result to")
 	f.BoolVar(&o.keep, "keep", false, "keep the directory also if nothing was violated")
@@ -180,18 +184,20 @@ func (o *options) test(ctx context.Context, out io.Writer) (*result, error) {
 	return r, nil
 }
 
-// build builds the replicas' program unless one is given.
+// build builds the replicas' programs unless they are given.
 func (o *options) build(ctx context.Context, dir string) error {
 	if _, err := os.Stat(o.etcd); err != nil {
 		return fmt.Errorf("%w; make etcd builds it", err)
 	}
-	if o.rotatord != "" {
-		return nil
+	if o.rotatord == "" {
+		o.rotatord = filepath.Join(dir, "rotatord")
+		if err := overlay.Build(ctx, o.rotatord, "./faults/rotatord", nil); err != nil {
+			return err
+		}
 	}
-	o.rotatord = filepath.Join(dir, "rotatord")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", o.rotatord, "./faults/rotatord")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building ./faults/rotatord: %w\n%s", err, text)
+	if kinds, err := nemesis.Select(o.faults, false); err != nil || !slices.Contains(kinds, nemesis.Upgrade) || o.next != "" {
+		return err
 	}
-	return nil
+	o.next = filepath.Join(dir, "rotatord-next")
+	return overlay.Build(ctx, o.next, "./faults/rotatord", cluster.NextBuild)
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -46,13 +47,15 @@ type part struct {
 	dir      string
 	out      io.Writer
 
-	cluster   *cluster.Cluster
-	recorder  *recorder.Recorder
-	recording []string // violations of the recorder
-	history   *history.Writer
-	workload  *workload.Workload
-	healed    time.Time
-	files     []io.Closer
+	cluster     *cluster.Cluster
+	recorder    *recorder.Recorder
+	recording   []string // violations of the recorder
+	history     *history.Writer
+	workload    *workload.Workload
+	delivery    *delivery
+	deliveredTo int64 // what is checked
+	healed      time.Time
+	files       []io.Closer
 }
 
 // run does a part from beginning to end. Its error says that it could not be done; what was violated is in the part.
@@ -62,7 +65,7 @@ func (p *part) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, p.closeFiles()) }()
 	p.cluster, err = cluster.Start(ctx, cluster.Options{
-		Dir: p.dir, Etcd: p.etcd, Rotatord: p.rotatord, Embedded: p.Mode == modeEmbedded, Lock: p.lock, SessionTTL: p.ttl, Seed: p.seed,
+		Dir: p.dir, Etcd: p.etcd, Rotatord: p.rotatord, Next: p.next, Embedded: p.Mode == modeEmbedded, Lock: p.lock, SessionTTL: p.ttl, Seed: p.seed,
 	})
 	if err != nil {
 		return err
@@ -87,11 +90,17 @@ func (p *part) create(name string) (io.Writer, error) {
 
 func (p *part) closeFiles() error {
 	var errs []error
-	for _, f := range p.files {
+	for _, f := range slices.Backward(p.files) {
 		errs = append(errs, f.Close())
 	}
 	return errors.Join(errs...)
 }
+
+// closer is what has to be done before files are closed.
+type closer func() error
+
+// Close implements io.Closer.
+func (c closer) Close() error { return c() }
 
 // record begins to record, before anybody writes.
 func (p *part) record(ctx context.Context) error {
@@ -129,7 +138,11 @@ func (p *part) begin(ctx context.Context) error {
 		return err
 	}
 	p.history = history.NewWriter(out)
+	p.files = append(p.files, closer(p.history.Flush)) // also if the rest fails
 	p.workload, err = workload.New(ctx, workload.Options{Replicas: p.cluster.Replicas(), Seed: p.seed, History: p.history})
+	if err == nil {
+		p.delivery, err = follow(p.cluster.Replicas())
+	}
 	return err
 }
 
@@ -144,7 +157,7 @@ func (p *part) harass(ctx context.Context) error {
 	defer cancel()
 	events, err := nemesis.Run(fctx, nemesis.Options{
 		Cluster: p.cluster, Seed: p.seed, Kinds: p.faults, Succeeded: p.workload.Succeeded, MinTraffic: p.traffic,
-		Recorded: p.recorder.Wait, Log: func(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) },
+		Recorded: p.recorder.Wait, Schema: p.recorder.Schema, Log: func(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) },
 	})
 	p.Faults, p.Spoilt, p.healed = events, p.cluster.Net.Spoilt(), time.Now()
 	if errors.Is(err, nemesis.ErrNoProgress) {
@@ -192,6 +205,9 @@ func (p *part) end(ctx context.Context) error {
 	case <-time.After(p.ttl + time.Second):
 	case <-ctx.Done():
 	}
+	if err := p.delivered(fctx); err != nil {
+		p.violate("I8 delivery: %v", err)
+	}
 	last, err := p.cluster.Client().Get(fctx, "last")
 	if err != nil {
 		return err
@@ -202,7 +218,7 @@ func (p *part) end(ctx context.Context) error {
 	if err := p.cluster.StopReplicas(); err != nil {
 		p.violate("a graceful stop: %v", err)
 	}
-	return errors.Join(p.workload.Close(), p.history.Flush())
+	return p.workload.Close()
 }
 
 // saveMetrics keeps what a replica's metrics say beside its log. That they cannot be had is no more than a pity.

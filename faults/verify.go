@@ -32,6 +32,7 @@ func (p *part) verify() error {
 	for _, v := range report.Violations {
 		p.Violations = append(p.Violations, fmt.Sprintf("%s: %s %s/%s revision %d: %s", p.Mode, v.Invariant, v.Pool, v.Key, v.Revision, v.Text))
 	}
+	p.checkDelivery()
 	return p.save(report)
 }
 
@@ -44,13 +45,16 @@ func (p *part) input() (*check.Input, error) {
 	for _, e := range p.Faults {
 		in.Faults = append(in.Faults, check.Fault{Kind: e.Kind, Target: e.Target, Start: e.Start, End: e.End, Served: e.Served})
 		for _, h := range e.Holds {
-			if h.Step == "locked" || h.Step == "read" { // between taking the lock and giving it back
+			if slices.Contains(withLock, h.Step) {
 				in.Held = append(in.Held, check.Hold{Replica: h.Replica, Pool: h.Pool, Key: h.Key, Generation: h.Generation, Start: h.Start, End: h.End})
 			}
 		}
 	}
 	return in, err
 }
+
+// withLock are the steps between taking the lock and giving it back.
+var withLock = []string{"locked", "read", "send"}
 
 // quorumLoss reports whether callers may be refused during a fault. One node has no other to take over.
 func (p *part) quorumLoss(kind string) bool {

@@ -93,7 +93,7 @@ func (w *writer) rawValues(l pool.Life) (v rawValues, err error) {
 			Sealed: sealed, Labels: labels, AddedAt: w.now, RetiredAt: now},
 		&v.rotation: rotation,
 	} {
-		if *to, err = etcdstore.EncodeRecord(rec); err != nil {
+		if *to, err = etcdstore.EncodeRecord(rec, pool.Schema); err != nil {
 			return v, err
 		}
 	}
@@ -101,7 +101,7 @@ func (w *writer) rawValues(l pool.Life) (v rawValues, err error) {
 		ID: newID(), Type: pool.EventKeyRotated, Pool: l.Pool, Subject: "keys/" + l.Key, Time: now, Trigger: pool.TriggerProvider,
 		Source: Source, Reason: Reason, RequestID: rotation.RequestID, Key: l.Key, NewKey: rotation.NewKey, Generation: l.Generation,
 		Slot: slot, RotationID: rotation.ID, Home: pool.HomeRetired,
-	}, "rotatord/"+Holder)
+	}, "rotatord/"+Holder, pool.Schema)
 	return v, err
 }
 

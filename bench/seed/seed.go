@@ -85,8 +85,9 @@ type writer struct {
 	now    time.Time
 }
 
+// pool has no bound: what is measured is how fast rotations are.
 func (w *writer) pool(name string) *pool.Pool {
-	return &pool.Pool{Name: name, Spec: pool.Spec{Description: "of a benchmark"}, CreatedAt: w.now}
+	return &pool.Pool{Name: name, Spec: pool.Spec{Description: "of a benchmark", Bound: pool.BoundSpec{Rotations: new(int)}}, CreatedAt: w.now}
 }
 
 func (w *writer) active(poolName string, i int) ([]pool.Record, error) {
@@ -145,7 +146,7 @@ func (w *writer) each(ctx context.Context, n, size int, records func(i int) ([]p
 
 func appendPuts(puts []clientv3.Op, recs []pool.Record) ([]clientv3.Op, error) {
 	for _, rec := range recs {
-		value, err := etcdstore.EncodeRecord(rec)
+		value, err := etcdstore.EncodeRecord(rec, pool.Schema)
 		if err != nil {
 			return nil, err
 		}

@@ -155,6 +155,8 @@ func (r *run) refusal(op history.Op) {
 		for _, p := range r.world.poolBetween(op.Pool, from, to) {
 			ok = ok || p.paused
 		}
+	case "ROTATION_BOUND":
+		ok = r.atBound(op)
 	case "KEY_DISABLED":
 		ok = any(func(e keyEntry) bool { return e.disabled })
 	case "KEY_IN_STOCK":

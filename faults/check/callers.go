@@ -32,7 +32,7 @@ var bounds = []struct {
 	hung bool
 }{
 	{"replica-kill", false}, {"crash-", false}, {"member-", false}, {"leader-", false}, {"compaction", true},
-	{"replica-stop", true}, {"pause-", true}, {"replica-rolling", true}, {"replica-cut-off", true},
+	{"replica-stop", true}, {"pause-", true}, {"replica-rolling", true}, {"upgrade", true}, {"replica-cut-off", true},
 	{"client-", true}, {"peer-delay", true}, {"answer-", true}, {"lease-", false},
 }
 
@@ -95,7 +95,7 @@ func (r *run) business(op history.Op) bool {
 	case history.OK, "NOT_FOUND", "FAILED_PRECONDITION", "ALREADY_EXISTS":
 		return op.Reason != "REVISION_IN_FUTURE"
 	}
-	return false
+	return op.Reason == "ROTATION_BOUND"
 }
 
 // excused reports whether a call may have failed: there was no quorum, or no space.

@@ -92,6 +92,7 @@ type Stats struct {
 	Lives       int                      `json:"livesLinearized"`
 	Reads       int                      `json:"readsCompared"`
 	Faults      map[string]int           `json:"faults"`
+	Schemas     map[int]int              `json:"schemas"`     // puts, by the schema they carry
 	Slowest     map[string]time.Duration `json:"slowest"`     // call, by the kind of fault it met; "" for none
 	Unavailable map[string]time.Duration `json:"unavailable"` // longest time without any success of a write, by fault
 }
@@ -154,7 +155,7 @@ type run struct {
 // Run checks a run.
 func Run(in Input) *Report {
 	r := &run{Input: in.withDefaults(), Report: &Report{Stats: Stats{
-		Requests: make(map[string]int), Errors: make(map[string]int), Faults: make(map[string]int),
+		Requests: make(map[string]int), Errors: make(map[string]int), Faults: make(map[string]int), Schemas: make(map[int]int),
 		Slowest: make(map[string]time.Duration), Unavailable: make(map[string]time.Duration),
 	}}}
 	for _, v := range in.Recorder {

@@ -29,10 +29,10 @@ func newStory() *story {
 	return s
 }
 
-// put and del are changes. Locks are leased, as they must be.
+// put and del are changes. Locks and replicas are leased, as they must be.
 func put(key, value string) recorder.Change {
 	c := recorder.Change{Key: key, Value: json.RawMessage(value)}
-	if strings.HasPrefix(key, "locks/") {
+	if strings.HasPrefix(key, "locks/") || strings.HasPrefix(key, "replicas/") {
 		c.Lease = 7
 	}
 	return c
@@ -90,6 +90,24 @@ func (s *story) pool() int64 {
 		s.op(history.Op{Kind: history.AddKeys, Added: []history.Added{{ID: b, Result: "ADDED", Revision: s.at}}})
 	}
 	return generation
+}
+
+// boundRotations gives the pool a bound and makes rotations in it, some time apart, of keys that are added for them.
+func (s *story) boundRotations(limit int, window string, n int, apart time.Duration) {
+	s.rev(put("pools/p", fmt.Sprintf(`{"spec":{"rotationBound":{"rotations":%d,"window":%q}}}`, limit, window)), event("bound", "pool.updated", "pools/p", ""))
+	for i := range n {
+		key, backup, request := fmt.Sprint("c", i), fmt.Sprint("d", i), fmt.Sprint("bound-", i)
+		g := s.rev(put("active/p/"+key, healthy(key, key)), put("slots/p/"+key, `{"state":"SLOT_STATE_OPEN"}`), put("fingerprints/p/f-"+key, fmt.Sprintf(`{"keyId":%q}`, key)), event(key, "key.added", "keys/"+key, fmt.Sprintf(`"keyId":%q`, key)))
+		s.op(history.Op{Kind: history.AddKeys, Added: []history.Added{{ID: key, Result: "ADDED", Revision: s.at}}})
+		s.rev(put("backup/p/"+backup, "{"+sealed(backup)+"}"), put("fingerprints/p/f-"+backup, fmt.Sprintf(`{"keyId":%q}`, backup)), event(backup, "key.added", "keys/"+backup, fmt.Sprintf(`"keyId":%q`, backup)))
+		s.op(history.Op{Kind: history.AddKeys, Added: []history.Added{{ID: backup, Result: "ADDED", Revision: s.at}}})
+		s.op(history.Op{Kind: history.Rotate, Client: request, Key: key, Generation: g, RequestID: request, Code: "DEADLINE_EXCEEDED"})
+		s.last(0).Last = false
+		s.lock(key, "r0")
+		s.time += apart
+		token := put("tokens/p/"+fmt.Sprint(i%limit), fmt.Sprintf(`{"usedAt":%q}`, s.in.Epoch.Add(s.time).UTC().Format(time.RFC3339Nano)))
+		s.rev(append(rotation("B"+fmt.Sprint(i), key, backup, key, request, g), token)...)
+	}
 }
 
 func (s *story) lock(key, holder string) {
@@ -164,6 +182,34 @@ func TestGoodRun(t *testing.T) {
 	s.op(history.Op{Kind: history.GetKey, Key: "a0", Revision: s.at, Current: &history.Key{ID: "a0", Home: "RETIRED", Slot: "a0", Generation: s.in.Ops[4].Generation, Status: "UNSPECIFIED", Revision: s.in.Ops[4].Revision}})
 	s.op(history.Op{Kind: history.Rotate, Key: "a0", Generation: 99, RequestID: "q9", Code: "NOT_FOUND", Reason: "ROTATION_NOT_FOUND"})
 	if r := check.Run(s.in); !r.OK() || r.Stats.Rotations != 1 || r.Stats.Lives != 1 {
+		r.Write(os.Stderr)
+		t.Errorf("a good run has violations or was not looked at: %+v", r.Stats)
+	}
+}
+
+// A bound that holds, one that is found reached, and a key that cools down for it.
+func TestGoodRunWithABound(t *testing.T) {
+	s, _ := rotated()
+	s.boundRotations(1, "2s", 2, 3*time.Second)
+	s.op(history.Op{Kind: history.Rotate, Key: "b0", Code: "RESOURCE_EXHAUSTED", Reason: "ROTATION_BOUND"})
+	s.rev(put("tokens/p/reached", `{}`), event("reached", "pool.bound_reached", "pools/p", ""))
+	cools := put("active/p/d1", fmt.Sprintf(`{"slot":"c1","status":"KEY_STATUS_ERROR","statusUntil":%q,%s}`, s.in.Epoch.Add(s.time+time.Second).UTC().Format(time.RFC3339Nano), sealed("d1")))
+	cools.Create = s.at - 1
+	s.rev(cools, event("cools", "key.cooled_down", "keys/d1", `"keyId":"d1"`))
+	keys := []history.Key{
+		{ID: "b0", Slot: "a0", Generation: s.in.Ops[4].Revision, Priority: 1, SecretRight: true},
+	}
+	for _, c := range s.in.Recording {
+		for _, change := range c.Changes {
+			if change.Key == "active/p/d0" && !change.Deleted {
+				keys = append(keys, history.Key{ID: "d0", Slot: "c0", Generation: c.Revision, Priority: 1, SecretRight: true})
+			}
+		}
+	}
+	s.op(history.Op{Kind: history.GetKeys, Revision: s.at, Keys: keys})
+	s.time += 2 * time.Second
+	s.op(history.Op{Kind: history.GetKeys, Revision: s.at, Keys: append(keys, history.Key{ID: "d1", Slot: "c1", Generation: cools.Create, Priority: 1, SecretRight: true})})
+	if r := check.Run(s.in); !r.OK() || r.Stats.Rotations != 3 {
 		r.Write(os.Stderr)
 		t.Errorf("a good run has violations or was not looked at: %+v", r.Stats)
 	}
@@ -271,6 +317,19 @@ func TestViolations(t *testing.T) {
 			s.in.Faults = []check.Fault{{Kind: "quorum-kill", Start: s.in.Epoch, End: s.in.Epoch.Add(time.Minute)}}
 			s.time += 10 * time.Second
 			s.op(history.Op{Kind: history.GetKeys, Code: "UNAVAILABLE", Reason: "NOT_APPLIED"})
+		}},
+		{"one rotation more than the bound allows", "P9", func(s *story, g int64) { s.boundRotations(1, "2s", 2, time.Second) }},
+		{"a bounded rotation without a token", "P9", func(s *story, g int64) {
+			s.boundRotations(1, "2s", 1, 0)
+			s.drop("tokens/p/0")
+		}},
+		{"a token beyond the bound", "P9", func(s *story, g int64) {
+			s.boundRotations(2, "2s", 2, 0)
+			s.change("pools/p", `"rotations":2`, `"rotations":1`)
+		}},
+		{"at the bound, it said", "I6", func(s *story, g int64) {
+			s.boundRotations(2, "2s", 1, 0)
+			s.op(history.Op{Kind: history.Rotate, Key: "b0", Code: "RESOURCE_EXHAUSTED", Reason: "ROTATION_BOUND"})
 		}},
 		{"pending after it was rotated", "linearizability", func(s *story, g int64) {
 			s.op(history.Op{Kind: history.Rotate, Key: "a0", Generation: g, RequestID: "q7", Outcome: history.Pending, Revision: s.at})
@@ -381,4 +440,47 @@ func TestOthersMayBeToldFirst(t *testing.T) {
 		r.Write(os.Stderr)
 		t.Error("a rotation that was told to another caller first is held to be a violation")
 	}
+}
+
+// A schema is written only after all replicas on record have known it, and is not taken back.
+func TestSchemas(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		runs func(s *upgrade)
+		want []string
+	}{
+		{"when all know it", func(u *upgrade) { u.replica("r0", 1); u.replica("r1", 2); u.replica("r0", 2); u.write(2) }, nil},
+		{"when the last that does not has gone", func(u *upgrade) { u.replica("r0", 1); u.replica("r1", 2); u.rev(del("replicas/r0")); u.write(2) }, nil},
+		{"when one that does not has come back", func(u *upgrade) { u.replica("r1", 2); u.replica("r0", 1); u.write(2) }, nil},
+		{"while one does not", func(u *upgrade) { u.replica("r1", 1); u.replica("r0", 2); u.write(2) }, []string{"schema"}},
+		{"before any replica is on record", func(u *upgrade) { u.write(2) }, []string{"schema"}},
+		{"and an older one over it", func(u *upgrade) { u.replica("r0", 2); u.write(2); u.write(1) }, []string{"schema"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, _ := rotated()
+			tc.runs(&upgrade{s, s.at})
+			if r := check.Run(s.in); !slices.Equal(r.Broken(), tc.want) {
+				var text strings.Builder
+				r.Write(&text)
+				t.Errorf("broken: %v, want %v\n%s", r.Broken(), tc.want, text.String())
+			}
+		})
+	}
+}
+
+// upgrade is a story in which key b0, of a generation, is written again and again.
+type upgrade struct {
+	*story
+	generation int64
+}
+
+func (u *upgrade) replica(name string, knows int) {
+	u.rev(put("replicas/"+name, fmt.Sprintf(`{"schema":1,"knowsSchema":%d}`, knows)))
+}
+
+func (u *upgrade) write(schema int) {
+	active := put("active/p/b0", fmt.Sprintf(`{"schema":%d,"slot":"a0","status":"KEY_STATUS_HEALTHY","replaces":"a0",%s}`, schema, sealed("b0")))
+	active.Create = u.generation
+	u.op(history.Op{Kind: history.EnableKey, Key: "b0", Revision: u.at + 1, Current: &history.Key{ID: "b0", Generation: u.generation}})
+	u.rev(active, event(fmt.Sprint("e", u.at), "key.enabled", "keys/b0", `"keyId":"b0"`))
 }

@@ -81,7 +81,7 @@ func (c *read) usable() (keys []history.Key, bound bool) {
 		if !bound {
 			rank = 1
 		}
-		if a.Status == "KEY_STATUS_HEALTHY" && rank > 0 {
+		if c.healthy(id, a) && rank > 0 {
 			p := c.world.at["pending/"+c.op.Pool+"/"+id]
 			keys = append(keys, history.Key{ID: id, Slot: a.Slot, Generation: a.create, Priority: rank, Pending: p != nil && p.Generation == a.create})
 		}
@@ -90,6 +90,19 @@ func (c *read) usable() (keys []history.Key, bound bool) {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), strings.Compare(a.Slot, b.Slot))
 	})
 	return keys, bound
+}
+
+// healthy reports whether a key could be used. A cool-down ends at its time without a write: if that was within the call,
+// the answer says whether it had ended.
+func (c *read) healthy(id string, a *record) bool {
+	if a.Status == "KEY_STATUS_HEALTHY" || a.StatusUntil.IsZero() {
+		return a.Status == "KEY_STATUS_HEALTHY"
+	}
+	until := c.since(a.StatusUntil)
+	if until < c.op.Start || until > c.op.End {
+		return until < c.op.Start
+	}
+	return slices.ContainsFunc(c.op.Keys, func(k history.Key) bool { return k.ID == id })
 }
 
 // key: the one key, wherever it was.
@@ -138,7 +151,7 @@ func (c *read) current() {
 		c.violate("read", "the answer gives key %s of generation %d in slot %s, which was not in service there at revision %d", got.ID, got.Generation, got.Slot, c.op.Revision)
 	case c.op.Rotation != nil && got.Slot != c.op.Rotation.Slot:
 		c.violate("read", "the answer gives the key of slot %s for a rotation in slot %s", got.Slot, c.op.Rotation.Slot)
-	case c.op.Outcome == history.Pending && a.Status != "KEY_STATUS_HEALTHY":
+	case c.op.Outcome == history.Pending && a.Status != "KEY_STATUS_HEALTHY" && (a.StatusUntil.IsZero() || c.since(a.StatusUntil) > c.op.End):
 		c.violate("read", "the answer gives key %s to go on with, which is %s", got.ID, a.Status)
 	case c.op.Outcome == history.Pending && got.ID == c.op.Key:
 		c.violate("read", "the answer gives the failing key to go on with")

@@ -26,7 +26,7 @@ func (r *run) replay() {
 		before := r.apply(rev, i == 0)
 		if i > 0 {
 			for _, changes := range rev.Transitions() {
-				r.transition(rev.Revision, changes, before)
+				r.transition(rev.Revision, r.since(rev.Seen), changes, before)
 			}
 		}
 		r.world.revs = append(r.world.revs, rev.Revision)
@@ -36,13 +36,16 @@ func (r *run) replay() {
 		r.compareRead(op)
 	}
 	r.leftovers()
+	r.bounds()
 }
 
 // apply makes a revision's changes, and returns what the changed keys held before.
 func (r *run) apply(rev recorder.Revision, first bool) map[string]*record {
 	before := make(map[string]*record)
+	replicas := false
 	for _, c := range rev.Changes {
 		kind, pool, name := split(c.Key)
+		replicas = replicas || kind == "replicas"
 		before[c.Key] = r.world.at[c.Key]
 		if c.Deleted {
 			r.world.set(c.Key, nil)
@@ -55,7 +58,8 @@ func (r *run) apply(rev recorder.Revision, first bool) map[string]*record {
 		if err != nil {
 			r.add(Violation{Invariant: "I8", Revision: rev.Revision, Pool: pool, Key: name, Text: fmt.Sprintf("%s cannot be read: %v", c.Key, err)})
 		}
-		if (c.Lease != 0) != transient(kind) {
+		r.written(c.Key, rec, rev.Revision, first)
+		if (c.Lease != 0) != leased(kind) {
 			r.add(Violation{Invariant: "I7", Revision: rev.Revision, Pool: pool, Key: name, Text: fmt.Sprintf("%s is put with lease %x", c.Key, c.Lease)})
 		}
 		if before[c.Key] != nil && (kind == "rotations" || kind == "events") {
@@ -70,6 +74,9 @@ func (r *run) apply(rev recorder.Revision, first bool) map[string]*record {
 		}
 		r.world.set(c.Key, rec)
 	}
+	if replicas {
+		r.world.schema = max(r.world.schema, r.world.known())
+	}
 	r.world.note(rev.Revision, rev.Changes)
 	return before
 }
@@ -78,6 +85,7 @@ func (r *run) apply(rev recorder.Revision, first bool) map[string]*record {
 type step struct {
 	*run
 	revision int64
+	arrived  int64               // at the recorder, on the history's clock
 	before   map[string]*record  // of the keys that changed at this revision
 	changed  map[string][]string // names with the pool, by kind
 	events   []event
@@ -100,10 +108,13 @@ func (s *step) violate(invariant, id, format string, args ...any) {
 }
 
 // transition checks one transition of a revision.
-func (r *run) transition(revision int64, changes []recorder.Change, before map[string]*record) {
-	s := &step{run: r, revision: revision, before: before, changed: make(map[string][]string)}
+func (r *run) transition(revision, arrived int64, changes []recorder.Change, before map[string]*record) {
+	s := &step{run: r, revision: revision, arrived: arrived, before: before, changed: make(map[string][]string)}
 	for _, c := range changes {
 		kind, pool, name := split(c.Key)
+		if kind == "relays" || kind == "leaders" {
+			continue // they say nothing of keys
+		}
 		s.changed[kind] = append(s.changed[kind], pool+"/"+name)
 		if !transient(kind) && kind != "events" {
 			s.durable++
@@ -120,6 +131,7 @@ func (r *run) transition(revision int64, changes []recorder.Change, before map[s
 	}
 	s.homes()
 	s.bindings()
+	s.schemas()
 	kind, subject := s.classify()
 	switch {
 	case len(s.events) != 1:
@@ -244,6 +256,9 @@ func (s *step) classify() (kind, subject string) {
 		id := s.changed["slots"][0]
 		slot := s.is("slots/" + id)
 		return pickKind(slot != nil && slot.State == "SLOT_STATE_CLOSING", "slot.closing", "slot.reopened"), s.within(id, "slots")
+	case len(s.changed["tokens"]) == 1:
+		pool, name, _ := strings.Cut(s.changed["tokens"][0], "/")
+		return pickKind(name == "reached", "pool.bound_reached", ""), s.within(pool+"/"+pool, "pools")
 	}
 	return "", "/"
 }
@@ -297,6 +312,8 @@ func (s *step) active(id string) (kind, subject string) {
 		return "key.disabled", subject
 	case is.Status == "KEY_STATUS_HEALTHY":
 		return "key.enabled", subject
+	case is.Status == "KEY_STATUS_ERROR" && was.Status != "KEY_STATUS_DISABLED" && was.Status != "KEY_STATUS_EXHAUSTED":
+		return pickKind(is.StatusUntil.After(was.StatusUntil), "key.cooled_down", ""), subject
 	}
 	return "", subject
 }
@@ -314,6 +331,7 @@ func (s *step) parked(id string, a *record) (kind, subject string) {
 	}
 	s.allowed(id, s.was("active/"+id))
 	s.fenced(id, s.events)
+	s.spent(id)
 	return "key.pending", s.within(id, "keys")
 }
 
@@ -346,6 +364,7 @@ func (s *step) rotation(id string) (kind, subject string) {
 	s.chain(rot)
 	s.allowed(key, s.was("active/"+key))
 	s.fenced(key, s.events)
+	s.spent(key)
 	s.world.ended[lifeOf(pool, old, rot.generation)], s.world.rotated[rot.ID] = rot, rot
 	s.world.byOld[key] = append(s.world.byOld[key], rot)
 	return "key.rotated", s.within(key, "keys")

@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rotatord/rotatord/internal/recorder"
 )
@@ -19,8 +20,16 @@ type value struct {
 	Type, Source, Subject                     string
 	Generation                                int64 `json:",string"`
 	Paused, Deleting                          bool
-	Sealed                                    struct{ Fingerprint string }
-	Slots                                     []struct {
+	Schema, KnowsSchema                       int
+	StatusUntil, UsedAt                       time.Time
+	Spec                                      struct {
+		RotationBound struct {
+			Rotations *int
+			Window    string
+		}
+	}
+	Sealed struct{ Fingerprint string }
+	Slots  []struct {
 		Slot     string
 		Priority int
 	}
@@ -48,9 +57,11 @@ type world struct {
 	last    map[string]*rotation // of a slot
 	rotated map[string]*rotation // by id
 	byOld   map[string][]*rotation
-	parks   map[string][]park // by pool and key
+	parks   map[string][]park  // by pool and key
+	spends  map[string][]spend // tokens of the bound that were used, by pool
 	events  []event
 	removed map[string]int64 // lives that ended by removal, with the revision
+	schema  int              // the newest that all replicas on record have known at one moment
 }
 
 // keyEntry is where a key is from a revision on.
@@ -98,13 +109,17 @@ func split(key string) (kind, pool, name string) {
 	return parts[0], parts[1], parts[2]
 }
 
-func transient(kind string) bool { return kind == "locks" || kind == "replicas" || kind == "leaders" }
+// leased kinds belong to sessions.
+func leased(kind string) bool { return kind == "locks" || kind == "replicas" || kind == "leaders" }
+
+// transient kinds belong to sessions, or are notes of what was reported; changing them is no transition.
+func transient(kind string) bool { return leased(kind) || kind == "health" }
 
 func newWorld() *world {
 	return &world{
 		at: make(map[string]*record), byPool: make(map[string]map[string]*record), keys: make(map[string][]keyEntry), pools: make(map[string][]poolEntry),
 		ended: make(map[string]*rotation), last: make(map[string]*rotation), rotated: make(map[string]*rotation), byOld: make(map[string][]*rotation),
-		parks: make(map[string][]park), removed: make(map[string]int64),
+		parks: make(map[string][]park), spends: make(map[string][]spend), removed: make(map[string]int64), schema: 1,
 	}
 }
 

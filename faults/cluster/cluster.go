@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/rotatord/rotatord/faults/netproxy"
+	"github.com/rotatord/rotatord/internal/pool"
 	"github.com/rotatord/rotatord/internal/seal"
 )
 
@@ -29,6 +30,7 @@ type Options struct {
 	Dir      string // of data, logs and sockets; it must exist and its name be short, for the sockets
 	Etcd     string // program; default: bin/etcd
 	Rotatord string // program, built from faults/rotatord
+	Next     string // the same with a schema to come, see Replica.Become; "": there is none
 	Embedded bool   // one replica with etcd in it, instead of three and three
 	Lock     string // normal, off or always-yes
 	// SessionTTL of the replicas. Default: 3 s, so that a stop outlasts it soon.
@@ -41,6 +43,8 @@ type Options struct {
 const (
 	// Prefix is where the replicas keep their records.
 	Prefix = "/rotator/"
+	// Relayed is the file in Dir that the replicas relay events to, whichever of them leads.
+	Relayed = "audit.jsonl"
 
 	startLimit = 30 * time.Second
 	stopLimit  = 20 * time.Second // above rotatord's own --shutdown-timeout
@@ -55,6 +59,7 @@ type Cluster struct {
 
 	Etcds     []*Member  // none if etcd is embedded
 	Rotatords []*Replica // one if etcd is embedded
+	Schema    int        // that all replicas know
 	ports     *ports
 	names     memberNames // complete before the first member starts
 	keyset    string
@@ -64,14 +69,14 @@ type Cluster struct {
 func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	o.Etcd, o.Lock = cmp.Or(o.Etcd, "bin/etcd"), cmp.Or(o.Lock, "normal")
 	o.SessionTTL, o.Quota = cmp.Or(o.SessionTTL, 3*time.Second), cmp.Or(o.Quota, 64<<20)
-	c := &Cluster{Options: o, Net: netproxy.New(o.Seed), ports: newPorts(), names: make(memberNames), keyset: filepath.Join(o.Dir, "keyset.json")}
+	c := &Cluster{Options: o, Schema: pool.Schema, Net: netproxy.New(o.Seed), ports: newPorts(), names: make(memberNames), keyset: filepath.Join(o.Dir, "keyset.json")}
 	defer func() {
 		if err != nil {
 			c.Close()
 		}
 	}()
-	for _, program := range []*string{&c.Options.Etcd, &c.Rotatord, &c.Options.Dir, &c.keyset} {
-		if *program, err = filepath.Abs(*program); err != nil {
+	for _, path := range []*string{&c.Options.Etcd, &c.Rotatord, &c.Next, &c.Options.Dir, &c.keyset} {
+		if *path, err = filepath.Abs(*path); err != nil {
 			return nil, err
 		}
 	}

@@ -46,6 +46,14 @@ func (p *Process) Start() error {
 	return nil
 }
 
+// replace changes the program of the lives to come, with one more entry of the environment.
+func (p *Process) replace(program, env string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.command[0] = program
+	p.env = append(p.env, env) // the last one of a name counts
+}
+
 // Log is the file the process logs to.
 func (p *Process) Log() string { return p.dir + "/" + p.Name + ".log" }
 

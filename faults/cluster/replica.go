@@ -17,6 +17,8 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/rotatord/rotatord/faults/netproxy"
+	"github.com/rotatord/rotatord/faults/overlay"
+	"github.com/rotatord/rotatord/internal/pool"
 	rotatorv1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
@@ -26,6 +28,7 @@ type Replica struct {
 	Address string // of gRPC
 	Web     string // of health and metrics
 	control string
+	builds  [2]string // programs: of this build, and of those with a schema to come
 	http    *http.Client
 	conn    *grpc.ClientConn
 	proxies []*netproxy.Proxy // by member
@@ -35,9 +38,10 @@ func (c *Cluster) newReplica(i int) (_ *Replica, err error) {
 	name := fmt.Sprintf("rotatord-%d", i+1)
 	r := &Replica{Address: c.ports.take(), Web: c.ports.take(), control: filepath.Join(c.Options.Dir, name+".sock")}
 	r.Process = &Process{Name: name, dir: c.Options.Dir, env: []string{"FAULTS_CONTROL=" + r.control, "FAULTS_LOCK=" + c.Lock}}
+	r.builds = [...]string{c.Rotatord, c.Next}
 	r.command = []string{
 		c.Rotatord, "--name", name, "--listen", r.Address, "--metrics-listen", r.Web, "--log-format", "json",
-		"--etcd-prefix", Prefix, "--session-ttl", c.SessionTTL.String(),
+		"--etcd-prefix", Prefix, "--session-ttl", c.SessionTTL.String(), "--audit-relay", "file:" + filepath.Join(c.Options.Dir, Relayed),
 	}
 	if c.Embedded {
 		r.command = append(r.command, "--data-dir", filepath.Join(c.Options.Dir, "data"), "--embedded-etcd-listen", c.ports.embedded)
@@ -69,6 +73,25 @@ func (r *Replica) startProxies(c *Cluster) (endpoints []string, err error) {
 	}
 	return endpoints, nil
 }
+
+// Become has the replica's next life be that of a build that knows a schema: the one that is tested, or one to come.
+func (r *Replica) Become(schema int) {
+	program := r.builds[0]
+	if schema != pool.Schema {
+		program = r.builds[1]
+	}
+	r.replace(program, fmt.Sprint(envSchema, "=", schema))
+}
+
+const envSchema = "FAULTS_SCHEMA"
+
+// NextBuild edits the sources into a build to come: its environment says which schema it knows.
+var NextBuild = []overlay.Edit{
+	{File: typesGo, Old: "import (\n", New: "import (\n\t\"os\"\n\t\"strconv\"\n"},
+	{File: typesGo, Old: fmt.Sprint("const Schema = ", pool.Schema, "\n"), New: fmt.Sprintf("var Schema, _ = strconv.Atoi(os.Getenv(%q))\n", envSchema)},
+}
+
+const typesGo = "internal/pool/types.go"
 
 // Break resets the replica's connections to etcd.
 func (r *Replica) Break() {

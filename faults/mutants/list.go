@@ -9,7 +9,8 @@ type mutant struct {
 	spoil string // what provokes it; see probe
 	edits []edit
 	// faults are those that show it on real processes too; "": none do in bounded time.
-	faults string
+	faults   string
+	versions bool // it shows only where two versions run side by side, which the probe has not
 	// note says why it is not the plainer bug one would think of: another compare covers that.
 	note string
 }
@@ -23,6 +24,7 @@ const (
 	bindGo   = "internal/pool/admin_bindings.go"
 	storeGo  = "internal/etcdstore/store.go"
 	errorsGo = "internal/etcdstore/errors.go"
+	schemaGo = "internal/etcdstore/schema.go"
 	electGo  = "internal/election/campaign.go"
 )
 
@@ -49,7 +51,7 @@ var mutants = []mutant{
 		note:  "without the lock: with it the fence covers it, since a removal takes the lock along",
 	},
 	{
-		name: "one-home compare dropped", spoil: "delays",
+		name: "one-home compare dropped", spoil: "late key.added",
 		edits: []edit{{keysGo, `		t.If = append(t.If, Absent(ref))
 	}
 	t.Event.Key, t.Event.Home = ad.ID, ad.home`, `		_ = ref
@@ -59,7 +61,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "fence by create revision", spoil: "stalls",
-		faults: "pause-locked,pause-read",
+		faults: "pause-locked,pause-read,pause-send",
 		edits:  []edit{{rotateGo, `txn.If = append(txn.If, Unchanged(ref, t.Fence))`, `txn.If = append(txn.If, Guard{ref, Created, t.Fence})`}},
 	},
 	{
@@ -89,17 +91,21 @@ var mutants = []mutant{
 		req.cmps = append(`}},
 	},
 	{
-		name: "backup chosen without compare", spoil: "delays",
+		name: "backup chosen without compare", spoil: "late key.rotated",
 		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyRotated && g.Ref.Name == t.Event.NewKey`)},
 		note:  "with its one-home compares, which notice a backup that another rotation has taken as well",
 	},
 	{
-		name: "unconditional status put", spoil: "delays",
+		name: "unconditional status put", spoil: "late key.enabled key.disabled",
 		edits: []edit{{keysGo, `If:     []Guard{Same(p), Same(seen), unseen(st, pending)},`, `If:     []Guard{Same(p)},`}},
 	},
 	{
-		name: "pool not compared", spoil: "delays",
+		name: "pool not compared", spoil: "late key.rotated",
 		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyRotated && g.Ref.Kind == pool.KindPool`)},
+	},
+	{
+		name: "token of the bound not compared", spoil: "delays",
+		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyRotated && g.Ref.Kind == pool.KindToken`)},
 	},
 	{
 		name: "cache answers without generation", spoil: "",
@@ -129,11 +135,11 @@ var mutants = []mutant{
 		edits:  []edit{{commitGo, `		txn.Delete = append(txn.Delete, now.pending.Ref())`, `		_ = now.pending.Ref()`}},
 	},
 	{
-		name: "removal without the life compare", spoil: "delays",
+		name: "removal without the life compare", spoil: "late key.removed",
 		edits: []edit{{removeGo, `If: []Guard{Same(p), LifeIs(c.Life), Same(c.slot), unseen(st, pending)},`, `If: []Guard{Same(p), Same(c.slot), unseen(st, pending)},`}},
 	},
 	{
-		name: "binding without the slot compare", spoil: "delays",
+		name: "binding without the slot compare", spoil: "late binding.set",
 		edits: []edit{{bindGo, `		If:    append(slots, Same(p), unseen(st, next.Ref())),`, `		If:    append(slots[:0:0], Same(p), unseen(st, next.Ref())),`}},
 	},
 	{
@@ -141,5 +147,12 @@ var mutants = []mutant{
 		edits: []edit{{rotateGo, `	if rot.RequestID == req.RequestID {
 		res.Outcome`, `	if rot.RequestID == req.RequestID || successor != nil {
 		res.Outcome`}},
+	},
+	{
+		name: "new schema written at once", versions: true,
+		faults: "upgrade",
+		edits: []edit{{schemaGo, `	s.known.Store(1)
+`, `	s.rise(newest)
+`}},
 	},
 }

@@ -1,14 +1,12 @@
 // Command mutants proves that the checks of the fault test find bugs: it builds the service with one seeded bug after
 // the other, and fails unless each is caught, and the service without one is not.
 //
-// A bug is an edit of the sources that `go build -overlay` applies; the working tree is not touched. An edit whose text
-// is not there exactly once is an error: then the list has to follow the sources.
+// A bug is an edit of the sources that `go build -overlay` applies.
 package main
 
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -19,6 +17,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/rotatord/rotatord/faults/cluster"
+	"github.com/rotatord/rotatord/faults/overlay"
 )
 
 func main() { os.Exit(run()) }
@@ -58,19 +59,21 @@ type mill struct {
 // all checks the edits first: one that does not fit is known at once.
 func (m *mill) all(pattern *regexp.Regexp) error {
 	for _, mu := range mutants {
-		if _, err := mu.apply(); err != nil {
-			return err
+		if _, err := overlay.Apply(mu.overlay()); err != nil {
+			return fmt.Errorf("mutant %q: %w", mu.name, err)
 		}
 	}
 	var errs []error
 	if pattern.String() == "" {
 		errs = append(errs, m.sound())
 	}
-	fmt.Printf("%-48s %-12s %-8s %s\n", "mutant", "spoilt by", "after", "caught by")
+	fmt.Printf("%-48s %-29s %-8s %s\n", "mutant", "spoilt by", "after", "caught by")
 	for _, mu := range mutants {
 		if pattern.MatchString(mu.name) {
-			errs = append(errs, m.catch(mu))
-			if m.processes && mu.faults != "" {
+			if !mu.versions {
+				errs = append(errs, m.catch(mu))
+			}
+			if (m.processes || mu.versions) && mu.faults != "" {
 				errs = append(errs, m.catchInProcesses(mu))
 			}
 		}
@@ -123,7 +126,7 @@ func (m *mill) catch(mu mutant) error {
 }
 
 func row(mu mutant, spoilt string, began time.Time, caught string) {
-	fmt.Printf("%-48s %-12s %-8v %s\n", mu.name, spoilt, time.Since(began).Round(100*time.Millisecond), caught)
+	fmt.Printf("%-48s %-29s %-8v %s\n", mu.name, spoilt, time.Since(began).Round(100*time.Millisecond), caught)
 }
 
 // inProcesses is how long the fault test runs on a mutant.
@@ -139,10 +142,14 @@ func (m *mill) catchInProcesses(mu mutant) error {
 	if err != nil {
 		return err
 	}
+	next := program + "-next"
+	if err := overlay.Build(context.Background(), next, "./faults/rotatord", append(mu.overlay(), cluster.NextBuild...)); err != nil {
+		return fmt.Errorf("mutant %q: %w", mu.name, err)
+	}
 	began := time.Now()
 	for seed := range m.tries {
 		ctx, cancel := context.WithTimeout(context.Background(), inProcesses+4*time.Minute)
-		out, caught, err := outcome(exec.CommandContext(ctx, harness, "-binary", program, "-mode", "cluster",
+		out, caught, err := outcome(exec.CommandContext(ctx, harness, "-binary", program, "-next", next, "-mode", "cluster",
 			"-duration", inProcesses.String(), "-seed", fmt.Sprint(seed+1), "-faults", mu.faults))
 		cancel()
 		switch {
@@ -157,7 +164,7 @@ func (m *mill) catchInProcesses(mu mutant) error {
 	return fmt.Errorf("mutant %q was not caught by the fault test under %s", mu.name, mu.faults)
 }
 
-var named = regexp.MustCompile(`(?m)^(I[0-9]+|fence|release|pause|disabled|read|callers|linearizability|recorder) `)
+var named = regexp.MustCompile(`(?m)^(I[0-9]+|fence|release|pause|disabled|read|callers|linearizability|recorder|schema) `)
 
 // found lists the invariants a run of the fault test names, each once.
 func found(out string) (names []string) {
@@ -184,7 +191,7 @@ func broken(out string) string {
 
 // probe runs a program. caught is true if it says that a promise was broken; if it could not tell that is an error.
 func (m *mill) probe(program, spoil string, length time.Duration, seed uint64) (out string, caught bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), length+3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*length+3*time.Minute)
 	defer cancel()
 	return outcome(exec.CommandContext(ctx, program, "-spoil", spoil, "-duration", length.String(), "-seed", fmt.Sprint(seed)))
 }
@@ -206,54 +213,16 @@ func outcome(cmd *exec.Cmd) (out string, caught bool, err error) {
 
 // build builds a program with a mutant's edits over the sources.
 func (m *mill) build(mu mutant, of string) (program string, err error) {
-	changed, err := mu.apply()
-	if err != nil {
-		return "", err
-	}
-	overlay := struct{ Replace map[string]string }{make(map[string]string)}
-	for file, text := range changed {
-		path, err := filepath.Abs(file)
-		if err != nil {
-			return "", err
-		}
-		copied := filepath.Join(m.dir, strings.ReplaceAll(file, "/", "_"))
-		if err := os.WriteFile(copied, []byte(text), 0o600); err != nil {
-			return "", err
-		}
-		overlay.Replace[path] = copied
-	}
-	list, err := json.Marshal(overlay)
-	if err != nil {
-		return "", err
-	}
-	listFile := filepath.Join(m.dir, "overlay.json")
-	if err := os.WriteFile(listFile, list, 0o600); err != nil {
-		return "", err
-	}
 	program = filepath.Join(m.dir, filepath.Base(of))
-	out, err := exec.Command("go", "build", "-overlay", listFile, "-o", program, of).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("mutant %q does not build: %w\n%s", mu.name, err, out)
+	if err := overlay.Build(context.Background(), program, of, mu.overlay()); err != nil {
+		return "", fmt.Errorf("mutant %q: %w", mu.name, err)
 	}
 	return program, nil
 }
 
-// apply returns the changed files.
-func (mu mutant) apply() (map[string]string, error) {
-	changed := make(map[string]string)
+func (mu mutant) overlay() (edits []overlay.Edit) {
 	for _, e := range mu.edits {
-		text, has := changed[e.file]
-		if !has {
-			content, err := os.ReadFile(e.file)
-			if err != nil {
-				return nil, fmt.Errorf("mutant %q: %w", mu.name, err)
-			}
-			text = string(content)
-		}
-		if n := strings.Count(text, e.old); n != 1 {
-			return nil, fmt.Errorf("mutant %q: its text is in %s %d times, not once:\n%s", mu.name, e.file, n, e.old)
-		}
-		changed[e.file] = strings.Replace(text, e.old, e.new, 1)
+		edits = append(edits, overlay.Edit{File: e.file, Old: e.old, New: e.new})
 	}
-	return changed, nil
+	return edits
 }

@@ -20,6 +20,7 @@ var faults = append([]fault{
 	{name: "replica-stop", groups: []string{"replica", "basic"}, embedded: true, run: replicaStopShort},
 	{name: "replica-stop-past-ttl", groups: []string{"replica", "basic"}, embedded: true, run: replicaStopLong},
 	{name: "replica-rolling", groups: []string{"replica", "basic"}, embedded: true, run: replicaRolling},
+	{name: Upgrade, embedded: true, run: upgrade},
 	{name: "replica-cut-off", groups: []string{"replica", "net"}, run: replicaCutOff},
 	{name: "member-kill", groups: []string{"etcd", "basic"}, run: memberKill},
 	{name: "member-stop", groups: []string{"etcd", "basic"}, run: memberStop},
@@ -49,7 +50,7 @@ var faults = append([]fault{
 
 // atSteps are a crash and a pause at each step of a rotation.
 func atSteps() (kinds []fault) {
-	for _, step := range []string{"campaign", "locked", "read", "commit", "answer"} {
+	for _, step := range []string{"campaign", "locked", "read", "send", "commit", "answer"} {
 		kinds = append(kinds,
 			fault{name: "crash-" + step, groups: []string{"steps", "crash", "basic"}, embedded: true, run: crashAt(step)},
 			fault{name: "pause-" + step, groups: []string{"steps", "pause", "basic"}, embedded: true, run: pauseAt(step)})
@@ -92,11 +93,69 @@ func replicaRolling(r *run) error {
 		if err := p.Start(); err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), r.Patience)
-		err := p.Serves(ctx)
-		cancel()
-		if err != nil {
+		if err := r.serves(p); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// Upgrade is the fault for which there must be a build to come.
+const Upgrade = "upgrade"
+
+// upgrade brings all replicas to a build that knows one schema more, one after the other and under traffic. Half of the
+// time some go there and back before. Once all know the new schema it must soon be written, and there is no way back.
+func upgrade(r *run) error {
+	all := slices.Clone(r.c.Rotatords)
+	r.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	next := r.c.Schema + 1
+	if n := len(all); n > 1 && r.rng.IntN(2) == 0 {
+		some := all[:1+r.rng.IntN(n-1)]
+		for _, schema := range []int{next, r.c.Schema} {
+			if err := r.become(some, schema); err != nil {
+				return err
+			}
+		}
+	}
+	if err := r.become(all, next); err != nil {
+		return err
+	}
+	r.c.Schema = next
+	return r.written(next)
+}
+
+// become restarts replicas as another build, now and then without asking them to stop.
+func (r *run) become(replicas []*cluster.Replica, schema int) error {
+	for _, p := range replicas {
+		r.hit(fmt.Sprint(p.Name, "=", schema))
+		p.Become(schema)
+		if r.rng.IntN(4) == 0 {
+			p.Kill()
+		} else if err := p.Terminate(20 * time.Second); err != nil {
+			return err
+		}
+		if err := p.Start(); err != nil {
+			return err
+		}
+		if err := r.serves(p); err != nil {
+			return err
+		}
+		r.last(200*time.Millisecond, time.Second)
+	}
+	return nil
+}
+
+func (r *run) serves(p *cluster.Replica) error {
+	ctx, cancel := context.WithTimeout(context.Background(), r.Patience)
+	defer cancel()
+	return p.Serves(ctx)
+}
+
+// written waits until callers' work has brought a record of a schema.
+func (r *run) written(schema int) error {
+	for limit := time.Now().Add(r.Patience); r.Schema() < schema; r.sleep(context.Background(), 20*time.Millisecond) {
+		if time.Now().After(limit) {
+			return fmt.Errorf("%w: all replicas know schema %d and none has written it for %v", ErrNoProgress, schema, r.Patience)
 		}
 	}
 	return nil
@@ -349,7 +408,7 @@ func (r *run) hold(p *cluster.Replica, step string, pause time.Duration) error {
 
 func revokeHolder(r *run) error {
 	p := r.replica()
-	for _, step := range []string{"locked", "read"} {
+	for _, step := range []string{"locked", "read", "send"} {
 		if err := r.hold(p, step, 1500*time.Millisecond); err != nil {
 			return err
 		}

@@ -51,8 +51,10 @@ type Options struct {
 	Patience time.Duration
 	// Recorded waits until a revision has been recorded. Nothing is compacted before.
 	Recorded func(ctx context.Context, revision int64) error
-	Log      func(format string, args ...any)
-	Event    func(Event) // called after each fault; may be nil
+	// Schema is the newest schema that was recorded.
+	Schema func() int
+	Log    func(format string, args ...any)
+	Event  func(Event) // called after each fault; may be nil
 }
 
 // ErrNoProgress is returned when after a fault the cluster did not serve again, or callers were not answered.

@@ -34,7 +34,7 @@ type looseLocks struct {
 }
 
 // Campaign implements pool.Locks.
-func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64) (*pool.Term, *pool.State, error) {
+func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64, _ pool.Purpose) (*pool.Term, *pool.State, error) {
 	return k.campaign(ctx, k, l)
 }
 
@@ -54,7 +54,7 @@ func switchedOff(ctx context.Context, k *looseLocks, l pool.Life) (*pool.Term, *
 func alwaysYes(ctx context.Context, k *looseLocks, l pool.Life) (*pool.Term, *pool.State, error) {
 	var over int64
 	for {
-		term, s, err := k.Locks.Campaign(ctx, l, over, 0)
+		term, s, err := k.Locks.Campaign(ctx, l, over, 0, pool.Purpose{Stage: pool.StageRotate})
 		if err != nil || term != nil {
 			return &pool.Term{Life: l}, s, err
 		}

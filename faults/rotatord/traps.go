@@ -17,7 +17,7 @@ import (
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
-var steps = []pool.Step{pool.StepCampaign, pool.StepLocked, pool.StepRead, pool.StepCommit, pool.StepAnswer}
+var steps = []pool.Step{pool.StepCampaign, pool.StepLocked, pool.StepRead, pool.StepSend, pool.StepCommit, pool.StepAnswer}
 
 // trap waits for the n-th rotation to come to a step.
 type trap struct {

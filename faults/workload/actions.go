@@ -2,9 +2,13 @@ package workload
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/rotatord/rotatord/faults/history"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
@@ -13,19 +17,45 @@ import (
 // create makes a pool with its keys.
 func (c *caller) create(ctx context.Context, b *board) error {
 	op := c.call(ctx, history.Op{Kind: history.CreatePool, Pool: b.Name}, func(ctx context.Context, r *replica, op *history.Op) error {
-		resp, err := r.adm.CreatePool(ctx, &v1.CreatePoolRequest{Name: op.Pool})
+		resp, err := r.adm.CreatePool(ctx, &v1.CreatePoolRequest{Name: op.Pool, Spec: &v1.PoolSpec{RotationBound: b.rotationBound()}})
 		op.Revision = resp.GetRevision()
 		return err
 	})
 	if !op.Succeeded() {
 		return fmt.Errorf("creating pool %s: %s %s", b.Name, op.Code, op.Message)
 	}
-	c.addKeys(ctx, b, v1.KeyHome_KEY_HOME_ACTIVE, 0, b.newKeys(b.Active)...)
-	c.addKeys(ctx, b, v1.KeyHome_KEY_HOME_BACKUP, 0, b.newKeys(b.Backup)...)
-	if op := c.getKeys(ctx, b, "", c.seen[b.Name]); len(op.Keys) != b.Active {
-		return fmt.Errorf("pool %s has %d keys that can be used, not %d: %s %s", b.Name, len(op.Keys), b.Active, op.Code, op.Message)
+	err := errors.Join(c.fill(ctx, b, v1.KeyHome_KEY_HOME_ACTIVE, b.Active), c.fill(ctx, b, v1.KeyHome_KEY_HOME_BACKUP, b.Backup))
+	c.getKeys(ctx, b, "", c.seen[b.Name]) // the board has to know; whether it is right is for the check to say
+	return err
+}
+
+// fill adds keys, and asks again about those of which it was not told whether they are there.
+func (c *caller) fill(ctx context.Context, b *board, home v1.KeyHome, n int) error {
+	ids := b.newKeys(n)
+	for range 5 {
+		op := c.addKeys(ctx, b, home, 0, ids...)
+		if !op.Succeeded() {
+			return fmt.Errorf("adding keys to pool %s: %s %s", b.Name, op.Code, op.Message)
+		}
+		ids = nil
+		for _, a := range op.Added {
+			if a.Result != "ADDED" && a.Result != "SAME" {
+				ids = append(ids, a.ID)
+			}
+		}
+		if len(ids) == 0 {
+			return nil
+		}
 	}
-	return nil
+	return fmt.Errorf("adding keys to pool %s: %v are not there yet", b.Name, ids)
+}
+
+func (p Pool) rotationBound() *v1.RotationBound {
+	bound := &v1.RotationBound{Rotations: proto.Int32(int32(p.Bound))}
+	if p.Bound > 0 {
+		bound.Window = durationpb.New(boundWindow)
+	}
+	return bound
 }
 
 // action is something a caller does, with how often.

@@ -27,8 +27,8 @@ func (c *caller) call(ctx context.Context, op history.Op, do request) history.Op
 }
 
 func (c *caller) callFrom(ctx context.Context, first int, op history.Op, do request) history.Op {
-	patience := c.GiveUp
-	if c.phase.Load() == history.Final {
+	patience, final := c.GiveUp, c.phase.Load() == history.Final
+	if final { // and what is refused at the bound of a pool is possible soon
 		patience = c.Bound
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
@@ -38,7 +38,7 @@ func (c *caller) callFrom(ctx context.Context, first int, op history.Op, do requ
 		did, err := c.try(ctx, c.replicas[(first+op.Try)%len(c.replicas)], op, do)
 		wait := max(pause, retryDelay(err)) + time.Duration(c.rng.Int64N(int64(pause)))
 		deadline, _ := ctx.Deadline()
-		did.Last = !repeatable(err) || time.Until(deadline) < wait
+		did.Last = !repeatable(err) && !(final && did.Reason == "ROTATION_BOUND") || time.Until(deadline) < wait
 		c.History.Add(did)
 		if did.Last {
 			if err == nil {

@@ -52,10 +52,14 @@ type Pool struct {
 	Backup int  // keys in stock at first, and what it is filled up to
 	Admin  bool // keys are disabled, removed and added, rotations paused
 	Scarce bool // stock is filled late and little
+	Bound  int  // rotations in boundWindow; 0: any number
 }
 
-// Pools are the default pools: busy ones, one that is out of stock again and again, and one in which no operator
-// changes what is in service, so that the number of its keys is the same at every revision.
+// boundWindow is short, so that a run has many.
+const boundWindow = 2 * time.Second
+
+// Pools are the default pools: busy ones, one that is out of stock again and again, one in which no operator changes what
+// is in service, so that the number of its keys is the same at every revision, and one whose bound is reached all the time.
 func Pools() []Pool {
 	return []Pool{
 		{Name: "strict", Active: 8, Backup: 6},
@@ -63,6 +67,7 @@ func Pools() []Pool {
 		{Name: "scarce", Active: 6, Backup: 2, Scarce: true},
 		{Name: "admin", Active: 8, Backup: 6, Admin: true},
 		{Name: "admin-scarce", Active: 6, Backup: 2, Admin: true, Scarce: true},
+		{Name: "bounded", Active: 8, Backup: 6, Bound: 3},
 	}
 }
 

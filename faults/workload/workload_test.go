@@ -66,6 +66,22 @@ func seconds(t *testing.T) time.Duration {
 	return 3 * time.Second
 }
 
+// enough waits for as long as the callers shall work, and on until they have done much: not every machine is idle.
+func enough(ctx context.Context, w *history.Writer, least time.Duration) {
+	const much = 700
+	timer := time.NewTimer(least)
+	defer timer.Stop()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	for ctx.Err() == nil && len(w.Ops()) < much {
+		<-tick.C
+	}
+}
+
 // Without faults the callers find every promise kept, and make enough of everything for the checks to mean something.
 func TestQuietRun(t *testing.T) {
 	etcd := etcdtest.Start(t)
@@ -84,8 +100,12 @@ func TestQuietRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer load.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), seconds(t))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	go func() {
+		defer cancel()
+		enough(ctx, w, seconds(t))
+	}()
 	load.Run(ctx)
 	healed := time.Now()
 	if err := load.Final(t.Context()); err != nil {
@@ -110,6 +130,9 @@ func TestQuietRun(t *testing.T) {
 	}
 	s := report.Stats
 	t.Logf("%s%v\n%v\nslowest %v", text.String(), s.Requests, s.Errors, s.Slowest)
+	if s.Errors["RESOURCE_EXHAUSTED ROTATION_BOUND"] == 0 {
+		t.Error("the bound of the bounded pool was never reached")
+	}
 	if s.Rotations < 50 || s.Pendings == 0 || s.Lives < 50 || s.Reads < 100 {
 		t.Errorf("too little happened: %+v", s)
 	}

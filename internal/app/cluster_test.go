@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 
@@ -32,6 +33,7 @@ type cluster struct {
 	t        *testing.T
 	etcd     string
 	keyset   string
+	exec     []string // of the replicas that are started from now on
 	client   *clientv3.Client
 	rec      *recorder.Recorder
 	replicas []*replica
@@ -122,7 +124,7 @@ func (c *cluster) launch(name, keyset string, seams app.Seams) *replica {
 	c.t.Helper()
 	cfg := &app.Config{
 		Name: name, Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", EtcdEndpoints: []string{c.etcd}, EtcdPrefix: prefix,
-		KeysetFile: keyset, SessionTTL: 5 * time.Second, ShutdownTimeout: 5 * time.Second,
+		KeysetFile: keyset, SessionTTL: 5 * time.Second, ShutdownTimeout: 5 * time.Second, ExecProviders: c.exec,
 	}
 	log := slog.New(slog.NewTextHandler(c.log, &slog.HandlerOptions{Level: slog.LevelDebug})).With("replica", name)
 	r, err := app.Start(c.ctx(), cfg, log, seams)
@@ -206,11 +208,17 @@ func (c *cluster) checkRecording() {
 // secretOf is an obviously fake secret for a key.
 func secretOf(key string) string { return "sk-fake-" + key + "-not-a-real-key-0000" }
 
-// pool makes a pool with active keys a0.. and backups b0...
+// pool makes a pool without a bound, with active keys a0.. and backups b0...
 func (c *cluster) pool(name string, active, backups int) {
 	c.t.Helper()
+	c.boundPool(name, &v1.RotationBound{Rotations: proto.Int32(0)}, active, backups)
+}
+
+// boundPool makes a pool with a bound on its rotations.
+func (c *cluster) boundPool(name string, bound *v1.RotationBound, active, backups int) {
+	c.t.Helper()
 	r := c.replicas[0]
-	if _, err := r.adm.CreatePool(c.ctx(), &v1.CreatePoolRequest{Name: name}); err != nil {
+	if _, err := r.adm.CreatePool(c.ctx(), &v1.CreatePoolRequest{Name: name, Spec: &v1.PoolSpec{RotationBound: bound}}); err != nil {
 		c.t.Fatal(err)
 	}
 	c.add(name, v1.KeyHome_KEY_HOME_ACTIVE, "a", 0, active)
@@ -286,13 +294,15 @@ var repeatable = map[string]bool{"NOT_APPLIED": true, "OUTCOME_UNKNOWN": true}
 
 // rotateUntilAnswered repeats a request, with its request id, as the README tells callers to, at the replicas in turn.
 func (c *cluster) rotateUntilAnswered(req *v1.RotateKeyRequest, replicas ...*replica) (*v1.RotateKeyResponse, error) {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute) // for machines that have much else to do
+	pause := 10 * time.Millisecond
 	for i := 0; ; i++ {
 		resp, err := replicas[i%len(replicas)].rot.RotateKey(c.ctx(), req)
 		if err == nil || !repeatable[reason(err)] || time.Now().After(deadline) {
 			return resp, err
 		}
-		<-time.After(10 * time.Millisecond)
+		<-time.After(pause)
+		pause = min(2*pause, time.Second)
 	}
 }
 

@@ -25,7 +25,7 @@ import (
 // A replica dies at each step of a rotation. Another one gives the answer within a second, and the dead one's request
 // has its own outcome there.
 func TestHolderDiesAtEachStep(t *testing.T) {
-	for _, step := range []pool.Step{stepCampaign, stepLocked, stepRead, stepCommit, stepAnswer} {
+	for _, step := range []pool.Step{stepCampaign, stepLocked, stepRead, stepSend, stepCommit, stepAnswer} {
 		t.Run(string(step), func(t *testing.T) {
 			steps := newGate(step)
 			c := newCluster(t, 2, steps.seams)
@@ -90,9 +90,16 @@ func (c *cluster) wakes(steps *gate, done <-chan error) {
 	}
 }
 
+// A holder stands still with all that it has read, or with a commit that is made up. What others do meanwhile is not undone.
 func TestPausedHolderIsFencedOut(t *testing.T) {
+	for _, step := range []pool.Step{stepRead, stepSend} {
+		t.Run(string(step), func(t *testing.T) { pausedHolder(t, step) })
+	}
+}
+
+func pausedHolder(t *testing.T, step pool.Step) {
 	t.Run("after its lease", func(t *testing.T) {
-		c, steps, done := stalled(t, stepRead)
+		c, steps, done := stalled(t, step)
 		c.revokeSession("r0")
 		c.rotate(c.replicas[1], c.request2("p", "a0"))
 		c.wakes(steps, done)
@@ -100,7 +107,7 @@ func TestPausedHolderIsFencedOut(t *testing.T) {
 		c.want("stock", c.count("backup", "p"), 2)
 	})
 	t.Run("after its lock was taken over", func(t *testing.T) {
-		c, steps, done := stalled(t, stepRead)
+		c, steps, done := stalled(t, step)
 		resp, err := c.rotateUntilAnswered(c.request2("p", "a0"), c.replicas[1])
 		if err != nil {
 			t.Fatal(err)
@@ -110,7 +117,7 @@ func TestPausedHolderIsFencedOut(t *testing.T) {
 		c.want("rotations", len(c.settled().Rotations()), 1)
 	})
 	t.Run("after a pause of the pool", func(t *testing.T) {
-		c, steps, done := stalled(t, stepRead)
+		c, steps, done := stalled(t, step)
 		if _, err := c.replicas[1].adm.PausePool(c.ctx(), &v1.PausePoolRequest{Name: "p"}); err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +125,7 @@ func TestPausedHolderIsFencedOut(t *testing.T) {
 		c.want("rotations", len(c.settled().Rotations()), 0)
 	})
 	t.Run("after disabling the key", func(t *testing.T) {
-		c, steps, done := stalled(t, stepRead)
+		c, steps, done := stalled(t, step)
 		if _, err := c.replicas[1].adm.DisableKey(c.ctx(), &v1.DisableKeyRequest{Pool: "p", KeyId: "a0"}); err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +133,7 @@ func TestPausedHolderIsFencedOut(t *testing.T) {
 		c.want("rotations", len(c.settled().Rotations()), 0)
 	})
 	t.Run("after removing the key", func(t *testing.T) {
-		c, steps, done := stalled(t, stepRead)
+		c, steps, done := stalled(t, step)
 		if _, err := c.replicas[1].adm.RemoveKey(c.ctx(), &v1.RemoveKeyRequest{Pool: "p", KeyId: "a0"}); err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +143,7 @@ func TestPausedHolderIsFencedOut(t *testing.T) {
 		c.want("stock", c.count("backup", "p"), 3)
 	})
 	t.Run("after the pool was deleted", func(t *testing.T) {
-		c, steps, done := stalled(t, stepRead)
+		c, steps, done := stalled(t, step)
 		if _, err := c.replicas[1].adm.DeletePool(c.ctx(), &v1.DeletePoolRequest{Name: "p", Force: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -144,6 +151,20 @@ func TestPausedHolderIsFencedOut(t *testing.T) {
 		for _, kind := range []string{"pools", "active", "backup", "retired", "rotations", "slots", "fingerprints", "locks", "bindings", "pending"} {
 			c.want(kind+" left", c.count(kind, "p"), 0)
 		}
+	})
+	t.Run("after its backups were removed", func(t *testing.T) {
+		c, steps, done := stalled(t, step)
+		for i := range 3 {
+			if _, err := c.replicas[1].adm.RemoveKey(c.ctx(), &v1.RemoveKeyRequest{Pool: "p", KeyId: fmt.Sprintf("b%d", i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.add("p", v1.KeyHome_KEY_HOME_BACKUP, "b", 3, 1)
+		c.wakes(steps, done)
+		rotations := c.settled().Rotations()
+		c.want("rotations", len(rotations), 1)
+		c.want("the new key", rotations[0].New, "b3")
+		c.want("stock", c.count("backup", "p"), 0)
 	})
 }
 
@@ -206,7 +227,7 @@ type looseLocks struct {
 	campaign func(ctx context.Context, inner pool.Locks, store *etcdstore.Store, l pool.Life) (*pool.Term, *pool.State, error)
 }
 
-func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64) (*pool.Term, *pool.State, error) {
+func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64, _ pool.Purpose) (*pool.Term, *pool.State, error) {
 	return k.campaign(ctx, k.Locks, k.store(), l)
 }
 
@@ -225,7 +246,7 @@ func switchedOff(ctx context.Context, _ pool.Locks, store *etcdstore.Store, l po
 func alwaysYes(ctx context.Context, inner pool.Locks, _ *etcdstore.Store, l pool.Life) (*pool.Term, *pool.State, error) {
 	var over int64
 	for {
-		term, s, err := inner.Campaign(ctx, l, over, 0)
+		term, s, err := inner.Campaign(ctx, l, over, 0, pool.Purpose{Stage: pool.StageRotate})
 		if err != nil || term != nil {
 			return &pool.Term{Life: l}, s, err
 		}

@@ -14,6 +14,7 @@ const (
 	stepCampaign = pool.StepCampaign
 	stepLocked   = pool.StepLocked
 	stepRead     = pool.StepRead
+	stepSend     = pool.StepSend
 	stepCommit   = pool.StepCommit
 	stepAnswer   = pool.StepAnswer
 )

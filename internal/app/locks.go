@@ -20,11 +20,12 @@ type locks struct {
 }
 
 // Campaign implements pool.Locks.
-func (k *locks) Campaign(ctx context.Context, l pool.Life, over, seen int64) (*pool.Term, *pool.State, error) {
+func (k *locks) Campaign(ctx context.Context, l pool.Life, over, seen int64, p pool.Purpose) (*pool.Term, *pool.State, error) {
 	lock := &pool.Lock{
-		Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.replica, Campaign: uuid.NewString(), Stage: pool.StageRotate,
+		Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.replica, Campaign: uuid.NewString(),
+		Stage: p.Stage, BusyUntil: p.BusyUntil,
 	}
-	value, err := etcdstore.EncodeRecord(lock)
+	value, err := k.store.Encode(lock)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -47,6 +47,7 @@ func (r *Replica) watchLoading(ctx context.Context) {
 	select {
 	case <-r.mirror.Loaded():
 		r.checkKeyset()
+		close(r.looked)
 		r.updateHealth()
 	case <-ctx.Done():
 	}
@@ -199,6 +200,9 @@ func (r *Replica) checkKeyset() {
 	}
 	r.mirror.Read(func(s *pool.Snapshot) {
 		for name, p := range s.Pools {
+			if p.Pool != nil && !p.Pool.Credential.IsZero() {
+				try(name, pool.CredentialID, p.Pool.Credential)
+			}
 			for key, a := range p.Active {
 				try(name, key, a.Sealed)
 			}

@@ -19,13 +19,17 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	"github.com/rotatord/rotatord/internal/audit"
 	"github.com/rotatord/rotatord/internal/election"
 	"github.com/rotatord/rotatord/internal/etcdembed"
 	"github.com/rotatord/rotatord/internal/etcdstore"
 	"github.com/rotatord/rotatord/internal/grpcapi"
+	"github.com/rotatord/rotatord/internal/lifecycle"
 	"github.com/rotatord/rotatord/internal/pool"
 	"github.com/rotatord/rotatord/internal/seal"
+	"github.com/rotatord/rotatord/internal/spend"
 	"github.com/rotatord/rotatord/internal/telemetry"
+	"github.com/rotatord/rotatord/internal/upstream"
 	"github.com/rotatord/rotatord/internal/version"
 )
 
@@ -45,6 +49,7 @@ type Seams struct {
 	Store       func(pool.Store) pool.Store
 	DialOptions []grpc.DialOption // of the etcd client
 	Budget      time.Duration     // of one rotation
+	Phases      func(*lifecycle.Config)
 }
 
 // etcdAttempt bounds one call to etcd.
@@ -66,9 +71,13 @@ type Replica struct {
 	elector   *election.Elector
 	rotator   *pool.Rotator
 	admin     *pool.Admin
+	phases    *lifecycle.Worker
+	spend     *spend.Checker
 	server    *grpcapi.Server
 	metrics   *prometheus.Registry
 	telemetry *telemetry.Telemetry
+	relay     *audit.Relay // nil without --audit-relay
+	retention *audit.Retention
 	web       *http.Server
 
 	grpcListener, webListener net.Listener
@@ -80,6 +89,7 @@ type Replica struct {
 	healthMu sync.Mutex // orders the changes of health
 
 	suspected chan struct{} // etcd has answered to a write that it is full
+	looked    chan struct{} // closed when strange has been found out
 
 	stopWork context.CancelFunc
 	work     sync.WaitGroup
@@ -92,7 +102,7 @@ type Replica struct {
 // Start starts a replica. It returns when everything listens; /readyz and health say when it serves. ctx bounds the
 // start only. On error everything that was started is stopped again.
 func Start(ctx context.Context, cfg *Config, log *slog.Logger, seams Seams) (*Replica, error) {
-	r := &Replica{cfg: cfg, log: log, instance: uuid.NewString(), started: time.Now(), failed: make(chan error, 8), suspected: make(chan struct{}, 1), stopWork: func() {}}
+	r := &Replica{cfg: cfg, log: log, instance: uuid.NewString(), started: time.Now(), failed: make(chan error, 8), suspected: make(chan struct{}, 1), looked: make(chan struct{}), stopWork: func() {}}
 	for _, step := range []func(context.Context, Seams) error{r.listen, r.openKeyset, r.openEtcd, r.assemble, r.serve} {
 		if err := step(ctx, seams); err != nil {
 			return nil, errors.Join(err, r.undo())
@@ -224,12 +234,12 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 		return err
 	}
 	committer := etcdstore.NewCommitter(r.client, etcdAttempt) // campaigns and commits share groups
-	r.store = etcdstore.New(r.client, etcdstore.Options{Layout: layout, Replica: r.cfg.Name, AttemptTimeout: etcdAttempt, Committer: committer})
 	r.mirror = pool.NewMirror()
+	r.store = etcdstore.New(r.client, etcdstore.Options{Layout: layout, Replica: r.cfg.Name, AttemptTimeout: etcdAttempt, Mirror: r.mirror, Committer: committer})
 	r.follower = etcdstore.NewFollower(r.store, r.mirror, r.log)
 	r.elector, err = election.New(election.Config{
 		Client: r.client, TTL: r.cfg.SessionTTL, Attempt: etcdAttempt, Log: r.log, Announce: r.announce, Changed: r.updateHealth,
-		Commit: committer.Commit,
+		Commit: committer.Commit, Name: r.cfg.Name, Roles: layout.RolesPrefix(),
 	})
 	if err != nil {
 		return err
@@ -244,23 +254,35 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 		store = seams.Store(store)
 	}
 	watched := observer{r.telemetry, r.suspectFull}
-	var keyLocks pool.Locks = &locks{elector: r.elector, store: r.store, replica: r.cfg.Name, suspect: r.suspectFull}
+	held := &locks{elector: r.elector, store: r.store, replica: r.cfg.Name, suspect: r.suspectFull}
+	var keyLocks pool.Locks = held
+	known := &upstreams{client: upstream.NewClient(upstream.ClientConfig{})}
+	r.later(func() error { known.client.Close(); return nil })
 	if seams.Locks != nil {
 		keyLocks = seams.Locks(keyLocks)
 	}
 	r.rotator = pool.NewRotator(pool.RotatorConfig{
 		Store: store, Locks: keyLocks, Mirror: r.mirror, Observer: watched, Replica: r.cfg.Name,
+		Sealer: r.keys, Classify: known, Prober: known, Scrub: scrub,
 		Ready: r.Writable, Steps: seams.Steps, Budget: seams.Budget,
 	})
 	r.later(func() error { r.rotator.Close(); return nil })
 	r.admin = pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: r.keys, Replica: r.cfg.Name, Prefix: r.cfg.EtcdPrefix, Observer: watched})
+	r.phases = r.newPhases(store, held, known, seams)
+	r.spend = spend.New(spend.Config{
+		Mirror: r.mirror, Sealer: r.keys, Reader: spend.Upstreams{Client: known.client}, Rotate: r.rotator.Rotate, Record: r.admin.RecordSpend,
+		Observer: r.telemetry, Log: r.log,
+	})
 	queries := pool.NewQueries(pool.QueriesConfig{
-		Mirror: r.mirror, Store: store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
+		Mirror: r.mirror, Store: store, Events: r.store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
 	})
 	r.server, err = grpcapi.NewServer(grpcapi.Config{
 		Rotator: r.rotator, Queries: queries, Admin: &doctor{r.admin, r.store}, Ready: r.Writable, Log: r.log, Registerer: r.metrics,
 	})
 	if err != nil {
+		return err
+	}
+	if err := r.assembleAudit(store); err != nil {
 		return err
 	}
 	r.web = newWeb(webConfig{Ready: r.readyz, Gatherer: r.metrics, Log: r.log})
@@ -279,11 +301,32 @@ func (r *Replica) serve(context.Context, Seams) error {
 	r.work.Go(func() { r.watchLoading(ctx) })
 	r.work.Go(func() { r.watchEmbedded(ctx) })
 	r.work.Go(func() { r.rotator.Fulfil(ctx) })
+	r.work.Go(func() { r.phases.Run(ctx) })
 	r.work.Go(func() { r.telemetry.Run(ctx) })
+	r.work.Go(func() { r.retention.Run(ctx) })
+	if r.relay != nil {
+		r.work.Go(func() { r.relay.Run(ctx) })
+	}
+	r.work.Go(func() { r.lead(ctx, roleSpend, r.spend.Run) })
 	r.work.Go(func() { r.fail("serving gRPC", r.server.Serve(r.grpcListener)) })
 	r.work.Go(func() { r.fail("serving HTTP", r.web.Serve(r.webListener)) })
 	r.log.Info("rotatord is up", "name", r.cfg.Name, "version", version.String(), "grpc", r.Address(), "http", r.WebAddress(), "etcd", r.client.Endpoints())
 	return nil
+}
+
+// roleSpend is the role of who checks what keys have spent.
+const roleSpend = "spend"
+
+// lead does work whenever this replica leads a role. One that cannot open the stored keys leaves that to the others.
+func (r *Replica) lead(ctx context.Context, role string, work func(context.Context)) {
+	select {
+	case <-r.looked:
+	case <-ctx.Done():
+		return
+	}
+	if !r.strange.Load() {
+		r.elector.Lead(ctx, role, work)
+	}
 }
 
 // watchEmbedded reports what ends the embedded etcd.

@@ -32,7 +32,7 @@ const classifyExample = `  rotatorctl classify litellm --status 429 < body.json
   rotatorctl classify openai --status 429 --header Retry-After=20 -o json < body.json
   rotatorctl classify generic --status 401 < /dev/null`
 
-// reported are the flags of classify.
+// reported are the flags of classify and report that say what an upstream answered.
 type reported struct {
 	status  int
 	headers []string
@@ -55,6 +55,11 @@ func (c *cli) classifyCommand() *cobra.Command {
 		},
 		ValidArgsFunction: completeArgs(false, func(context.Context, []string) ([]string, error) { return upstreamNames(), nil }),
 	}
+	r.flags(cmd)
+	return cmd
+}
+
+func (r *reported) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.IntVar(&r.status, "status", 0, "HTTP status `code` of the answer, 100 to 599; required")
 	flags.StringArrayVar(&r.headers, "header", nil, "a header of the answer, `name=value`, such as Retry-After=30; repeat it for more")
@@ -63,7 +68,6 @@ func (c *cli) classifyCommand() *cobra.Command {
 	}
 	completeFlag(cmd, "header", "Retry-After=", "Retry-After-Ms=")
 	completeFlag(cmd, "status", "400", "401", "402", "403", "429")
-	return cmd
 }
 
 func upstreamNames() []string {
@@ -79,21 +83,27 @@ const maxClassified = 1 << 20
 
 func (c *cli) readResponse(name string, r reported) (upstream.Kind, upstream.Response, error) {
 	kind := upstream.Kind(name)
-	switch {
-	case !slices.Contains(upstream.Kinds(), kind):
+	if !slices.Contains(upstream.Kinds(), kind) {
 		return "", upstream.Response{}, usagef("UPSTREAM is none that there are rules for; it can be %s", strings.Join(upstreamNames(), ", "))
-	case r.status < 100 || r.status > 599:
-		return "", upstream.Response{}, usagef("--status is %d; it must be an HTTP status, 100 to 599", r.status)
+	}
+	response, err := c.readReported(r)
+	return kind, response, err
+}
+
+// readReported takes an answer from the flags and from standard input.
+func (c *cli) readReported(r reported) (upstream.Response, error) {
+	if r.status < 100 || r.status > 599 {
+		return upstream.Response{}, usagef("--status is %d; it must be an HTTP status, 100 to 599", r.status)
 	}
 	header, err := parseHeaders(r.headers)
 	if err != nil {
-		return "", upstream.Response{}, err
+		return upstream.Response{}, err
 	}
 	if c.terminal {
 		fmt.Fprintln(c.sys.Err, "Reading the answer's body from the terminal: end with Ctrl-D.")
 	}
 	body, err := c.readFile("-", maxClassified)
-	return kind, upstream.Response{Status: r.status, Header: header, Body: body}, err
+	return upstream.Response{Status: r.status, Header: header, Body: body}, err
 }
 
 // headerName is a token of RFC 9110.

@@ -51,21 +51,21 @@ func TestKeyTable(t *testing.T) {
 		k.Pool, k.AddedAt, k.Secret = "p", timestamppb.New(testNow.Add(-90*time.Minute)), "canary"
 		f.keys["p/"+k.GetId()] = k
 	}
-	spend := 9.5
-	add(&pb.Key{Id: "k1", Home: pb.KeyHome_KEY_HOME_ACTIVE, Slot: "k1", Status: pb.KeyStatus_KEY_STATUS_HEALTHY, Generation: 7, Preview: "sk-a...0001", SpendUsd: &spend})
+	spend, budget := 9.5, 10.0
+	add(&pb.Key{Id: "k1", Home: pb.KeyHome_KEY_HOME_ACTIVE, Slot: "k1", Status: pb.KeyStatus_KEY_STATUS_HEALTHY, Generation: 7, Preview: "sk-a...0001", SpendUsd: &spend, BudgetUsd: &budget})
 	add(&pb.Key{Id: "k2", Home: pb.KeyHome_KEY_HOME_ACTIVE, Slot: "k2", Status: pb.KeyStatus_KEY_STATUS_RATE_LIMITED, StatusUntil: timestamppb.New(testNow.Add(time.Minute)), Generation: 8})
 	add(&pb.Key{Id: "k3", Home: pb.KeyHome_KEY_HOME_ACTIVE, Slot: "k3", Status: pb.KeyStatus_KEY_STATUS_ERROR, StatusUntil: timestamppb.New(testNow.Add(-time.Minute)), Generation: 9})
 	add(&pb.Key{Id: "k4", Home: pb.KeyHome_KEY_HOME_ACTIVE, Slot: "k4", Status: pb.KeyStatus_KEY_STATUS_EXHAUSTED, Pending: true, Generation: 10})
 	add(&pb.Key{Id: "k5", Home: pb.KeyHome_KEY_HOME_ACTIVE, Slot: "k5", Status: 77, Generation: 11})
 	add(&pb.Key{Id: "b1", Home: pb.KeyHome_KEY_HOME_BACKUP, Preview: "evil\x1b[2J\nline"})
 	want := strings.TrimPrefix(`
-HOME    ID  SLOT  STATUS                                   GENERATION  PREVIEW         SPEND  AGE  REPLACES  REPLACED BY
-active  k1  k1    healthy                                  7           sk-a...0001     $9.50  1h
-active  k2  k2    rate-limited until 2026-01-25T12:01:00Z  8                                  1h
-active  k3  k3    healthy (error ended 2026-01-25T11:59:00Z)  9                               1h
-active  k4  k4    exhausted [PENDING: waits for a backup]  10                                 1h
-active  k5  k5    77                                       11                                 1h
-backup  b1                                                             evil [2J line          1h
+HOME    ID  SLOT  STATE                                    GENERATION  PREVIEW         SPEND                    AGE  REPLACES  REPLACED BY
+active  k1  k1    healthy                                  7           sk-a...0001     9.50/10.00 [#########-]  1h
+active  k2  k2    rate-limited 1m                          8                                                    1h
+active  k3  k3    healthy                                  9                                                    1h
+active  k4  k4    exhausted [PENDING: waits for a backup]  10                                                   1h
+active  k5  k5    77                                       11                                                   1h
+backup  b1                                                             evil [2J line                            1h
 `, "\n")
 	got := runAt(t, f.start(t), "", "key", "list", "p")
 	// The widths of columns are tabwriter's business.

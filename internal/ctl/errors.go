@@ -300,5 +300,7 @@ var adviceByReason = map[rotatorv1.ErrorReason]string{
 	rotatorv1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN:      "run the command again: what was applied is not applied twice",
 	rotatorv1.ErrorReason_ERROR_REASON_CANCELLED:            "run the command again",
 	rotatorv1.ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED:    "run the command again, with more time (--timeout) if it stays so",
+	rotatorv1.ErrorReason_ERROR_REASON_ROTATION_BOUND:       "wait; or, if the keys are surely bad and not the upstream, override with --override-bound or raise rotationBound in the pool's spec",
+	rotatorv1.ErrorReason_ERROR_REASON_NOTHING_TO_RETRY:     "see the key's phase with `rotatorctl key get POOL KEY`",
 	rotatorv1.ErrorReason_ERROR_REASON_STORAGE_FULL:         "make room in etcd: compact and defragment it, then `etcdctl alarm disarm`",
 }

@@ -220,6 +220,18 @@ func (f *fake) ResumePool(_ context.Context, q *pb.ResumePoolRequest) (*pb.Resum
 	return &pb.ResumePoolResponse{Pool: p, Revision: p.GetRevision()}, nil
 }
 
+func (f *fake) SetPoolCredential(_ context.Context, q *pb.SetPoolCredentialRequest) (*pb.SetPoolCredentialResponse, error) {
+	p, err := f.pool(q.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if p.CredentialPreview = ""; q.GetCredential() != "" {
+		p.CredentialPreview = "sk-f...0000"
+	}
+	p.Revision = f.next()
+	return &pb.SetPoolCredentialResponse{Pool: p, Revision: p.GetRevision()}, nil
+}
+
 func (f *fake) DeletePool(_ context.Context, q *pb.DeletePoolRequest) (*pb.DeletePoolResponse, error) {
 	p, err := f.pool(q.GetName())
 	if err != nil {
@@ -360,6 +372,15 @@ func (f *fake) RestoreKey(_ context.Context, q *pb.RestoreKeyRequest) (*pb.Resto
 	return &pb.RestoreKeyResponse{Key: shown(k, false), Revision: k.GetRevision()}, nil
 }
 
+func (f *fake) RetryKey(_ context.Context, q *pb.RetryKeyRequest) (*pb.RetryKeyResponse, error) {
+	k, err := f.key(q.GetPool(), q.GetKeyId())
+	if err != nil {
+		return nil, err
+	}
+	k.Phase, k.Problem, k.Revision = pb.KeyPhase_KEY_PHASE_PLANNED, "", f.next()
+	return &pb.RetryKeyResponse{Key: shown(k, false), Revision: k.GetRevision()}, nil
+}
+
 func (f *fake) DisableKey(_ context.Context, q *pb.DisableKeyRequest) (*pb.DisableKeyResponse, error) {
 	k, err := f.key(q.GetPool(), q.GetKeyId())
 	if err != nil {
@@ -445,6 +466,42 @@ func (f *fake) RotateKey(_ context.Context, q *pb.RotateKeyRequest) (*pb.RotateK
 	}
 	old.Status, old.Pending = pb.KeyStatus_KEY_STATUS_EXHAUSTED, true
 	return &pb.RotateKeyResponse{Outcome: pb.Outcome_OUTCOME_PENDING, Revision: f.next()}, nil
+}
+
+// ReportFailure has one rule for each status that scripts use.
+func (f *fake) ReportFailure(ctx context.Context, q *pb.ReportFailureRequest) (*pb.ReportFailureResponse, error) {
+	p, err := f.pool(q.GetPool())
+	if err != nil {
+		return nil, err
+	}
+	k, err := f.key(q.GetPool(), q.GetKeyId())
+	if err != nil {
+		return nil, err
+	}
+	a := &pb.ReportFailureResponse{Verdict: pb.Verdict_VERDICT_IGNORE, Rule: "generic/unknown", Reason: "HTTP " + fmt.Sprint(q.GetHttpStatus()),
+		Key: shown(k, q.GetIncludeSecret()), Revision: f.revision}
+	switch {
+	case p.GetIncident() != nil:
+		a.Rule, a.MatchedRule, a.Incident = "incident", a.Rule, true
+	case q.GetHttpStatus() == 401:
+		r, err := f.RotateKey(ctx, &pb.RotateKeyRequest{Pool: q.GetPool(), KeyId: q.GetKeyId(), Source: q.GetSource(), RequestId: q.GetRequestId()})
+		if err != nil {
+			return nil, err
+		}
+		a.Verdict, a.Rule, a.Outcome, a.Rotation, a.Key = pb.Verdict_VERDICT_ROTATE, "generic/refused", r.GetOutcome(), r.GetRotation(), r.GetKey()
+	case q.GetHttpStatus() == 429:
+		a.Verdict, a.Rule, a.Until, a.Key = pb.Verdict_VERDICT_COOL_DOWN, "generic/rate-limit", longAgo, nil
+	}
+	return a, nil
+}
+
+func (f *fake) EndIncident(_ context.Context, q *pb.EndIncidentRequest) (*pb.EndIncidentResponse, error) {
+	p, err := f.pool(q.GetName())
+	if err != nil {
+		return nil, err
+	}
+	p.Incident, p.Revision = nil, f.next()
+	return &pb.EndIncidentResponse{Pool: p, Revision: p.GetRevision()}, nil
 }
 
 func (f *fake) rotationOf(old *pb.Key) *pb.Rotation {

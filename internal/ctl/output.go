@@ -142,10 +142,16 @@ func outcome(o rotatorv1.Outcome) string     { return word(o, "OUTCOME_") }
 func severity(s rotatorv1.Severity) string   { return word(s, "SEVERITY_") }
 func refusal(r rotatorv1.KeyRefusal) string  { return word(r, "KEY_REFUSAL_") }
 func keyStatus(s rotatorv1.KeyStatus) string { return word(s, "KEY_STATUS_") }
+func phase(p rotatorv1.KeyPhase) string      { return word(p, "KEY_PHASE_") }
 
 // status says what a key is worth now: a cool-down that has passed counts as healthy, and a rotation that waits for
 // stock is marked.
+//
+// A key that is neither in service nor in stock has a phase instead.
 func (c *cli) status(key *rotatorv1.Key) string {
+	if p := key.GetPhase(); p != rotatorv1.KeyPhase_KEY_PHASE_UNSPECIFIED && p != rotatorv1.KeyPhase_KEY_PHASE_RETIRED {
+		return word(p, "KEY_PHASE_")
+	}
 	text := keyStatus(key.GetStatus())
 	if until := key.GetStatusUntil(); until != nil {
 		if until.AsTime().After(c.sys.Now()) {
@@ -158,6 +164,41 @@ func (c *cli) status(key *rotatorv1.Key) string {
 		text += " [PENDING: waits for a backup]"
 	}
 	return strings.TrimSpace(text)
+}
+
+// state is status for a table: how long a cool-down lasts yet, and how far what a preparing or retired key still needs has
+// come.
+func (c *cli) state(key *rotatorv1.Key) string {
+	text := keyStatus(key.GetStatus())
+	if until := key.GetStatusUntil(); until != nil {
+		if left := until.AsTime().Sub(c.sys.Now()); left > 0 {
+			text += " " + span(left)
+		} else {
+			text = "healthy"
+		}
+	}
+	if key.GetPending() {
+		text += " [PENDING: waits for a backup]"
+	}
+	if p := key.GetPhase(); p != rotatorv1.KeyPhase_KEY_PHASE_RETIRED {
+		text += " " + phase(p)
+	}
+	if left := key.GetNextTryAt().AsTime().Sub(c.sys.Now()); key.GetNextTryAt() != nil && left > 0 {
+		text += ", next try in " + span(left)
+	}
+	return strings.TrimSpace(text)
+}
+
+// barWidth is how many cells a spend has.
+const barWidth = 10
+
+// spend is what a key has spent of its budget, such as "9.40/10.00 [#########-]".
+func spend(key *rotatorv1.Key) string {
+	if key.SpendUsd == nil || key.BudgetUsd == nil || !(key.GetBudgetUsd() > 0) {
+		return dollars(key.SpendUsd)
+	}
+	full := int(min(1, max(0, key.GetSpendUsd()/key.GetBudgetUsd())) * barWidth)
+	return fmt.Sprintf("%.2f/%.2f [%s%s]", key.GetSpendUsd(), key.GetBudgetUsd(), strings.Repeat("#", full), strings.Repeat("-", barWidth-full))
 }
 
 func dollars(amount *float64) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,7 +14,7 @@ import (
 func (c *cli) poolCommand() *cobra.Command {
 	return group("pool", "Create, change, show, pause and delete pools",
 		c.poolCreateCommand(), c.poolUpdateCommand(), c.poolGetCommand(), c.poolListCommand(),
-		c.poolPauseCommand(), c.poolResumeCommand(), c.poolDeleteCommand())
+		c.poolPauseCommand(), c.poolResumeCommand(), c.poolEndIncidentCommand(), c.poolCredentialCommand(), c.poolDeleteCommand())
 }
 
 func (c *cli) poolCreateCommand() *cobra.Command {
@@ -100,6 +101,7 @@ func (c *cli) describePool(w io.Writer, p *rotatorv1.Pool) {
 	n := p.GetCounts()
 	field(w, "Name:", p.GetName())
 	field(w, "State:", poolState(p))
+	field(w, "Incident:", c.incident(p))
 	field(w, "Description:", p.GetSpec().GetDescription())
 	field(w, "Labels:", labels(p.GetSpec().GetLabels()))
 	field(w, "Active keys:", fmt.Sprint(n.GetActive()))
@@ -107,8 +109,35 @@ func (c *cli) describePool(w io.Writer, p *rotatorv1.Pool) {
 	field(w, "Retired keys:", fmt.Sprint(n.GetRetired()))
 	field(w, "Pending rotations:", fmt.Sprint(n.GetPending()))
 	field(w, "Bindings:", fmt.Sprint(n.GetBindings()))
+	field(w, "Rotation bound:", rotationBound(p))
+	field(w, "Credential:", p.GetCredentialPreview())
 	field(w, "Created:", at(p.GetCreatedAt()))
 	field(w, "Revision:", number(p.GetRevision()))
+}
+
+// The contract's defaults of a bound.
+const (
+	defaultBound       = 20
+	defaultBoundWindow = time.Minute
+)
+
+// rotationBound says how many rotations a pool may have, and how many are left of them.
+func rotationBound(p *rotatorv1.Pool) string {
+	if p.RotationsLeft == nil {
+		return "none: any number of rotations"
+	}
+	bound, limit, window := p.GetSpec().GetRotationBound(), int32(defaultBound), defaultBoundWindow
+	if bound != nil && bound.Rotations != nil {
+		limit = bound.GetRotations()
+	}
+	if bound.GetWindow() != nil {
+		window = bound.GetWindow().AsDuration()
+	}
+	text := fmt.Sprintf("%d in %v, %d left", limit, window, p.GetRotationsLeft())
+	if next := at(p.GetNextRotationAt()); next != "" {
+		text += ", one more at " + next
+	}
+	return text
 }
 
 func poolState(p *rotatorv1.Pool) string {
@@ -120,6 +149,16 @@ func poolState(p *rotatorv1.Pool) string {
 	default:
 		return "open"
 	}
+}
+
+// incident says that the pool is in one.
+func (c *cli) incident(p *rotatorv1.Pool) string {
+	i := p.GetIncident()
+	if i == nil || !i.GetUntil().AsTime().After(c.sys.Now()) {
+		return ""
+	}
+	return fmt.Sprintf("%d keys were reported bad at once, so the upstream itself must be at fault; reports change nothing until %s",
+		i.GetKeys(), at(i.GetUntil()))
 }
 
 func (c *cli) poolListCommand() *cobra.Command {
@@ -189,6 +228,80 @@ func (c *cli) poolResumeCommand() *cobra.Command {
 		},
 		ValidArgsFunction: completeArgs(false, c.suggestPools),
 	}
+}
+
+func (c *cli) poolEndIncidentCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "end-incident NAME",
+		Short: "End a pool's incident before its time: reports rotate keys again",
+		Args:  exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			request := &rotatorv1.EndIncidentRequest{Name: args[0]}
+			answer, err := ask(cmd.Context(), c, c.admin, rotatorv1.AdminServiceClient.EndIncident, request)
+			if err != nil {
+				return err
+			}
+			return c.print(answer, func(w io.Writer) {
+				row(w, fmt.Sprintf("pool %s is in no incident, at revision %d", args[0], answer.GetRevision()))
+			})
+		},
+		ValidArgsFunction: completeArgs(false, c.suggestPools),
+	}
+}
+
+func (c *cli) poolCredentialCommand() *cobra.Command {
+	var secretFile string
+	var remove bool
+	cmd := &cobra.Command{
+		Use:   "credential NAME",
+		Short: "Set or remove a pool's own credential for its upstream's admin API; it comes from standard input",
+		Long: "Set or remove a pool's own credential for its upstream's admin API, such as LiteLLM's master key.\n\n" +
+			"It is read from standard input or --secret-file, without one newline at its end, and never taken from the\n" +
+			"command line. It is kept sealed, and no answer ever holds it.",
+		Example: "  rotatorctl pool credential openhands --secret-file master.txt\n" +
+			"  rotatorctl pool credential openhands --remove",
+		Args: credentiallessArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			request := &rotatorv1.SetPoolCredentialRequest{Name: args[0]}
+			if remove && secretFile != "" {
+				return usagef("--remove and --secret-file are given: the credential is either removed or set")
+			}
+			if !remove {
+				if err := c.guardSecret(); err != nil {
+					return err
+				}
+				var err error
+				if request.Credential, err = c.readSecret(secretFile); err != nil {
+					return err
+				}
+			}
+			answer, err := askAgain(cmd.Context(), c, c.admin, rotatorv1.AdminServiceClient.SetPoolCredential, request)
+			if err != nil {
+				return err
+			}
+			return c.print(answer, func(w io.Writer) { row(w, credentialNow(answer)) })
+		},
+		ValidArgsFunction: completeArgs(false, c.suggestPools),
+	}
+	cmd.Flags().StringVar(&secretFile, "secret-file", "", "read the credential from this `file` instead of standard input")
+	cmd.Flags().BoolVar(&remove, "remove", false, "remove it")
+	return cmd
+}
+
+func credentiallessArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return usagef("pool credential takes NAME; the credential comes from standard input or --secret-file, never from the command line, " +
+			"where other processes and the shell's history see it")
+	}
+	return exactly("NAME")(cmd, args)
+}
+
+func credentialNow(answer *rotatorv1.SetPoolCredentialResponse) string {
+	p := answer.GetPool()
+	if p.GetCredentialPreview() == "" {
+		return fmt.Sprintf("pool %s has no credential, at revision %d", p.GetName(), answer.GetRevision())
+	}
+	return fmt.Sprintf("pool %s has credential %s, at revision %d", p.GetName(), p.GetCredentialPreview(), answer.GetRevision())
 }
 
 func (c *cli) poolDeleteCommand() *cobra.Command {

@@ -31,12 +31,17 @@ func (c *cli) rotateCommand() *cobra.Command {
 		Long: "Replace a key by one of the pool's backups, once, however many ask.\n\n" +
 			"If the answer does not come, the same request is sent again until --timeout: with the same request id it gets\n" +
 			"the true outcome and never rotates twice. Without a backup in stock the rotation is recorded, made as soon as\n" +
-			"there is one, and the exit code is 0.",
+			"there is one, and the exit code is 0.\n\n" +
+			"At the pool's bound on rotations the key cools down instead, and the exit code is 5. That is so when an upstream\n" +
+			"refuses everybody; if the keys are surely bad, --override-bound rotates all the same.",
 		Args: exactly("POOL", "KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, ok := triggers[by]
 			if !ok {
 				return usagef("--trigger is %q; it can be %s", by, strings.Join(triggerNames, ", "))
+			}
+			if request.GetOverrideBound() && t != rotatorv1.Trigger_TRIGGER_OPERATOR {
+				return usagef("--override-bound is for operators: leave out --trigger %s", by)
 			}
 			if err := c.checkShowSecret(show); err != nil {
 				return err
@@ -62,6 +67,7 @@ func (c *cli) rotateCommand() *cobra.Command {
 	flags.StringVar(&request.Reason, "reason", "", "why, for the record; no secrets")
 	flags.StringVar(&request.RequestId, "request-id", "", "`id` that makes a repeat recognisable (default: a new one)")
 	flags.StringVar(&request.ProxyId, "proxy", "", "the `proxy` that asks")
+	flags.BoolVar(&request.OverrideBound, "override-bound", false, "rotate although the pool's bound on rotations is reached; for operators")
 	flags.BoolVar(&show, "show-secret", false, "show the secret of the current key; needs -o json or -o yaml")
 	completeFlag(cmd, "trigger", triggerNames...)
 	return cmd
@@ -70,10 +76,15 @@ func (c *cli) rotateCommand() *cobra.Command {
 // adviseRepeat tells how to send this very request again: the record then says the same, if it is made only now. Only
 // what is not known needs that.
 func adviseRepeat(err error, q *rotatorv1.RotateKeyRequest) error {
-	if exitCode(err) != exitUnavailable || reasonOf(err) == rotatorv1.ErrorReason_ERROR_REASON_STORAGE_FULL {
+	switch reason := reasonOf(err); {
+	case exitCode(err) != exitUnavailable, reason == rotatorv1.ErrorReason_ERROR_REASON_STORAGE_FULL,
+		reason == rotatorv1.ErrorReason_ERROR_REASON_ROTATION_BOUND:
 		return err
 	}
 	command := fmt.Sprintf("rotatorctl rotate %s %s --request-id %s", quoted(q.GetPool()), quoted(q.GetKeyId()), quoted(q.GetRequestId()))
+	if q.GetOverrideBound() {
+		command += " --override-bound"
+	}
 	if q.GetGeneration() != 0 {
 		command += fmt.Sprintf(" --generation %d", q.GetGeneration())
 	}
@@ -100,7 +111,7 @@ func quoted(text string) string {
 
 func (c *cli) noteRotation(q *rotatorv1.RotateKeyRequest, a *rotatorv1.RotateKeyResponse) {
 	if a.GetOutcome() == rotatorv1.Outcome_OUTCOME_PENDING {
-		fmt.Fprintf(c.sys.Err, "note: pool %s has no backup; the rotation is made as soon as one is added with `rotatorctl key add %s ID --backup`\n",
+		fmt.Fprintf(c.sys.Err, "note: pool %s has no backup, or its bound on rotations is reached; the rotation is made as soon as both allow it, and `rotatorctl key add %s ID --backup` adds a backup\n",
 			q.GetPool(), q.GetPool())
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/rotatord/rotatord/proto/rotator/v1"
 )
@@ -30,9 +31,10 @@ type scriptServer interface {
 // TestScripts runs each script against a server of its own, whose address is in ROTATORCTL_SERVER.
 func TestScripts(t *testing.T) {
 	runScripts(t, "testdata/script", func() scriptServer { return newFake() }, map[string]func(*testscript.TestScript, bool, []string){
-		"fail":    scriptFail,
-		"exit":    scriptExit,
-		"finding": scriptFinding,
+		"fail":     scriptFail,
+		"exit":     scriptExit,
+		"finding":  scriptFinding,
+		"incident": scriptIncident, "phase": scriptPhase,
 	})
 }
 
@@ -107,4 +109,27 @@ func scriptFinding(ts *testscript.TestScript, neg bool, args []string) {
 	defer f.mu.Unlock()
 	f.findings = append(f.findings, &pb.Finding{Severity: pb.Severity(pb.Severity_value["SEVERITY_"+args[0]]), Check: args[1],
 		Subject: "pools/openhands", Message: args[2], Remedy: args[3]})
+}
+
+// scriptIncident puts a pool into an incident: incident POOL.
+func scriptIncident(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: incident POOL")
+	}
+	f := ts.Value(serverKey{}).(*fake)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pools[args[0]].Incident = &pb.Incident{Keys: 7, Since: longAgo, Until: timestamppb.New(time.Now().Add(time.Hour))}
+}
+
+// scriptPhase puts a key into preparation: phase POOL KEY PHASE PROBLEM.
+func scriptPhase(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: phase POOL KEY PHASE PROBLEM")
+	}
+	f := ts.Value(serverKey{}).(*fake)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	k := f.keys[args[0]+"/"+args[1]]
+	k.Home, k.Phase, k.Problem = pb.KeyHome_KEY_HOME_PREPARING, pb.KeyPhase(pb.KeyPhase_value["KEY_PHASE_"+args[2]]), args[3]
 }

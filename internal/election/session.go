@@ -1,4 +1,4 @@
-// Package election gives a replica its session in etcd, and runs its campaigns for the locks of keys.
+// Package election gives a replica its session in etcd, and runs its campaigns for the locks of keys and for roles.
 //
 // It promises that a won campaign comes with a fence, the etcd revision at which the lock was written, and with a
 // channel that closes when the session behind it ends; that a lock is written once per hold; that locks are released
@@ -6,7 +6,8 @@
 //
 // It does not promise mutual exclusion. A holder may be paused past its lease and wake up still believing, and any
 // waiter may take a lock over. What must happen once is guarded by comparing the fence, and everything else that
-// decides, in the transaction that does it.
+// decides, in the transaction that does it. To lead a role is less still: it saves the other replicas the work, comes
+// with no fence, and guarantees nothing.
 //
 // The package knows etcd and nothing of what is locked.
 package election
@@ -52,6 +53,10 @@ type Config struct {
 	// Attempt bounds each request to etcd. Default: 600 ms.
 	Attempt time.Duration
 	Log     *slog.Logger
+	// Name is shown in the candidacies for roles. Default: empty.
+	Name string
+	// Roles is the prefix of the candidacies for roles, such as "/rotator/leaders/". Needed for Lead.
+	Roles string
 	// Commit makes a campaign's transaction, once; its errors are those of rpctypes. Default: it is sent with Client.
 	Commit func(ctx context.Context, t *pb.TxnRequest) (*pb.TxnResponse, error)
 	// Announce is called for each new session before it counts as begun; an error ends it. It must return soon after ctx
@@ -67,9 +72,12 @@ type Elector struct {
 	tasks sync.WaitGroup
 	bg    context.Context // of clean-ups; ends shortly after Run does
 
+	watcher boundedWatcher // of roles
+
 	mu      sync.Mutex // protects the following fields
 	session *concurrency.Session
-	renew   context.CancelFunc // ends the session early
+	renew   context.CancelFunc       // ends the session early
+	roles   map[string]chan struct{} // holds something while this process seeks or holds the role
 }
 
 // New returns an Elector that has no session until Run gets one.
@@ -95,7 +103,7 @@ func New(cfg Config) (*Elector, error) {
 	if cfg.Changed == nil {
 		cfg.Changed = func() {}
 	}
-	return &Elector{cfg: cfg, bg: context.Background()}, nil
+	return &Elector{cfg: cfg, bg: context.Background(), watcher: boundedWatcher{Watcher: cfg.Client}}, nil
 }
 
 // Run keeps a session until ctx ends. Then it gives up the session and everything locked with it, within about two
@@ -166,6 +174,8 @@ func (e *Elector) begin(ctx context.Context) (*concurrency.Session, error) {
 	ctx = context.WithoutCancel(ctx)
 	client := clientv3.NewCtxClient(ctx)
 	client.Lease = &renewals{Lease: e.cfg.Client.Lease, granted: asked, ttl: e.cfg.TTL, attempt: e.cfg.Attempt}
+	client.KV = &boundedKV{KV: e.cfg.Client.KV, attempt: e.cfg.Attempt}
+	client.Watcher = &e.watcher
 	session, err := concurrency.NewSession(client, concurrency.WithLease(lease.ID), concurrency.WithContext(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("keeping a lease alive: %w", err)

@@ -14,18 +14,19 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/specpb"
 	storagev1 "github.com/rotatord/rotatord/proto/rotator/storage/v1"
 	rotatorv1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
-// EncodeRecord is the value a record is stored as: protobuf JSON of its storage message on one line, equal for equal
-// records. It refuses a record that was read with a newer schema than this build knows: what this build does not know
-// of it would be lost.
-func EncodeRecord(rec pool.Record) (string, error) {
+// EncodeRecord is the value a record is stored as with a schema: protobuf JSON of its storage message on one line, equal
+// for equal records. It refuses a record that was read with a newer schema than this build knows: what this build does
+// not know of it would be lost. What came with a later schema than the one to write is to be left out.
+func EncodeRecord(rec pool.Record, schema int) (string, error) {
 	if rec.At().TooNew() {
 		return "", tooNew(rec)
 	}
-	m := message(rec)
+	m := message(rec, int32(schema))
 	if m == nil {
 		return "", fmt.Errorf("a %T is not a record that can be written", rec)
 	}
@@ -40,17 +41,18 @@ func tooNew(rec pool.Record) error {
 }
 
 // EncodeEvent is the value an event is stored as. source names the replica, as "rotatord/{replica}".
-func EncodeEvent(e *pool.Event, source string) (string, error) {
-	return encode(eventMessage(e, source))
+func EncodeEvent(e *pool.Event, source string, schema int) (string, error) {
+	return encode(eventMessage(e, source, int32(schema)))
 }
 
-func eventMessage(e *pool.Event, source string) *storagev1.Event {
+func eventMessage(e *pool.Event, source string, schema int32) *storagev1.Event {
 	return &storagev1.Event{
-		Schema: pool.Schema, Type: string(e.Type), Source: source, Subject: e.Subject, Time: toProto(e.Time),
+		Schema: schema, Type: string(e.Type), Source: source, Subject: e.Subject, Time: toProto(e.Time),
 		Data: &storagev1.EventData{
 			Trigger: rotatorv1.Trigger(e.Trigger), TriggerSource: e.Source, Reason: e.Reason, RequestId: e.RequestID,
 			KeyId: e.Key, NewKeyId: e.NewKey, Generation: e.Generation, Slot: e.Slot, ProxyId: e.Proxy,
 			RotationId: e.RotationID, Status: rotatorv1.KeyStatus(e.Status), Home: rotatorv1.KeyHome(e.Home),
+			StatusUntil: toProto(e.Until), Phase: rotatorv1.KeyPhase(e.Phase), Rule: e.Rule,
 		},
 	}
 }
@@ -69,38 +71,82 @@ func marshal(m proto.Message) (string, error) {
 	return line.String(), nil
 }
 
-func message(rec pool.Record) proto.Message {
+func message(rec pool.Record, schema int32) proto.Message {
 	switch r := rec.(type) {
 	case *pool.Pool:
-		return &storagev1.Pool{Schema: pool.Schema, Spec: &rotatorv1.PoolSpec{Description: r.Spec.Description, Labels: r.Spec.Labels},
-			Paused: r.Paused, Deleting: r.Deleting, CreatedAt: toProto(r.CreatedAt)}
+		return &storagev1.Pool{Schema: schema, Spec: specpb.FromSpec(r.Spec), Paused: r.Paused, Deleting: r.Deleting,
+			CreatedAt: toProto(r.CreatedAt), Incident: specpb.FromIncident(r.Incident), Credential: sealedToProto(r.Credential)}
 	case *pool.Slot:
-		return &storagev1.Slot{Schema: pool.Schema, State: slotState(r.Closing), CreatedAt: toProto(r.CreatedAt)}
+		return &storagev1.Slot{Schema: schema, State: slotState(r.Closing), CreatedAt: toProto(r.CreatedAt)}
 	case *pool.Active:
-		return &storagev1.Active{Schema: pool.Schema, Slot: r.Slot, Status: rotatorv1.KeyStatus(r.Status), StatusUntil: toProto(r.StatusUntil),
-			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, Replaces: r.Replaces, AddedAt: toProto(r.AddedAt), SpendUsd: r.SpendUSD}
+		return &storagev1.Active{Schema: schema, Slot: r.Slot, Status: rotatorv1.KeyStatus(r.Status), StatusUntil: toProto(r.StatusUntil),
+			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, Replaces: r.Replaces, AddedAt: toProto(r.AddedAt), SpendUsd: r.SpendUSD,
+			BudgetUsd: r.BudgetUSD, SpendAt: toProto(r.SpendAt), StatusSince: toProto(r.StatusSince), StatusReason: r.StatusReason}
 	case *pool.Backup:
-		return &storagev1.Backup{Schema: pool.Schema, Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt)}
+		return &storagev1.Backup{Schema: schema, Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt)}
 	case *pool.Retired:
-		return &storagev1.Retired{Schema: pool.Schema, Phase: storagev1.RetiredPhase(r.Phase), Slot: r.Slot, Generation: r.Generation, ReplacedBy: r.ReplacedBy,
-			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt), RetiredAt: toProto(r.RetiredAt), SpendUsd: r.SpendUSD}
+		return &storagev1.Retired{Schema: schema, Phase: retiredPhase(r.Phase), Slot: r.Slot, Generation: r.Generation, ReplacedBy: r.ReplacedBy,
+			Sealed: sealedToProto(r.Sealed), Labels: r.Labels, AddedAt: toProto(r.AddedAt), RetiredAt: toProto(r.RetiredAt), SpendUsd: r.SpendUSD,
+			Work: workToProto(r.Work)}
 	case *pool.Rotation:
-		return &storagev1.Rotation{Schema: pool.Schema, Id: r.ID, Slot: r.Slot, NewKeyId: r.NewKey, Trigger: rotatorv1.Trigger(r.Trigger), Source: r.Source,
+		return &storagev1.Rotation{Schema: schema, Id: r.ID, Slot: r.Slot, NewKeyId: r.NewKey, Trigger: rotatorv1.Trigger(r.Trigger), Source: r.Source,
 			Reason: r.Reason, RequestId: r.RequestID, ProxyId: r.ProxyID, Holder: r.Holder, CommittedAt: toProto(r.CommittedAt)}
 	case *pool.Pending:
-		return &storagev1.Pending{Schema: pool.Schema, Generation: r.Generation, Trigger: rotatorv1.Trigger(r.Trigger), Source: r.Source,
+		return &storagev1.Pending{Schema: schema, Generation: r.Generation, Trigger: rotatorv1.Trigger(r.Trigger), Source: r.Source,
 			Reason: r.Reason, RequestId: r.RequestID, ProxyId: r.ProxyID, RequestedAt: toProto(r.RequestedAt)}
 	case *pool.Binding:
-		return &storagev1.Binding{Schema: pool.Schema, Slots: slotsToProto(r.Slots), UpdatedAt: toProto(r.UpdatedAt)}
+		return &storagev1.Binding{Schema: schema, Slots: slotsToProto(r.Slots), UpdatedAt: toProto(r.UpdatedAt)}
 	case *pool.Fingerprint:
-		return &storagev1.Fingerprint{Schema: pool.Schema, KeyId: r.Key}
+		return &storagev1.Fingerprint{Schema: schema, KeyId: r.Key}
 	case *pool.Lock:
-		return &storagev1.Lock{Schema: pool.Schema, Holder: r.Holder, Campaign: r.Campaign, Stage: r.Stage, BusyUntil: toProto(r.BusyUntil), Generation: r.Generation}
+		return &storagev1.Lock{Schema: schema, Holder: r.Holder, Campaign: r.Campaign, Stage: r.Stage, BusyUntil: toProto(r.BusyUntil), Generation: r.Generation}
 	case *pool.Replica:
-		return &storagev1.Replica{Schema: pool.Schema, KnowsSchema: int32(r.KnowsSchema), Address: r.Address, Version: r.Build,
+		return &storagev1.Replica{Schema: schema, KnowsSchema: int32(r.KnowsSchema), Address: r.Address, Version: r.Build,
 			StartedAt: toProto(r.StartedAt), Instance: r.Instance}
+	case *pool.Preparation:
+		return &storagev1.Stock{Schema: schema, Phase: storagev1.StockPhase(r.Phase), Work: workToProto(r.Work), Sealed: sealedToProto(r.Sealed),
+			Labels: r.Labels, PlannedAt: toProto(r.PlannedAt), Alias: r.Alias}
+	case *pool.Token:
+		return &storagev1.Token{Schema: schema, UsedAt: toProto(r.UsedAt), KeyId: r.Key}
+	case *pool.Health:
+		return &storagev1.Health{Schema: schema, Strikes: strikesToProto(r.Strikes)}
+	case *pool.Relay:
+		return &storagev1.Relay{Schema: schema, Revision: r.Revision, EventId: r.EventID, UpdatedAt: toProto(r.UpdatedAt)}
 	}
 	return nil
+}
+
+// retiredPhase is the phase of a retired key as it is stored. The stored enums begin at 1, each.
+func retiredPhase(p pool.Phase) storagev1.RetiredPhase {
+	return storagev1.RetiredPhase(p - pool.PhaseRetired + 1)
+}
+
+func workToProto(w *pool.Work) *storagev1.Work {
+	if w == nil {
+		return nil
+	}
+	return &storagev1.Work{Generation: w.Generation, ObservedGeneration: w.Observed, Attempts: int32(w.Attempts), NotBefore: toProto(w.NotBefore),
+		Problem: w.Problem, Intent: w.Intent, PhaseSince: toProto(w.PhaseSince)}
+}
+
+func work(m *storagev1.Work) *pool.Work {
+	if m == nil {
+		return nil
+	}
+	w := &pool.Work{Generation: m.Generation, Observed: m.ObservedGeneration, Attempts: int(m.Attempts), NotBefore: toTime(m.NotBefore),
+		Problem: m.Problem, Intent: m.Intent, PhaseSince: toTime(m.PhaseSince)}
+	if len(w.Observed) == 0 {
+		w.Observed = nil
+	}
+	return w
+}
+
+func strikesToProto(strikes []pool.Strike) []*storagev1.Strike {
+	out := make([]*storagev1.Strike, len(strikes))
+	for i, s := range strikes {
+		out[i] = &storagev1.Strike{KeyId: s.Key, Generation: s.Generation, Slot: s.Slot, At: toProto(s.At)}
+	}
+	return out
 }
 
 func slotState(closing bool) storagev1.SlotState {
@@ -238,11 +284,15 @@ var decoders = map[pool.Kind]decoder{
 	pool.KindFingerprint: of(readFingerprint),
 	pool.KindLock:        leased(readLock),
 	pool.KindReplica:     leased(readReplica),
+	pool.KindPreparation: of(readPreparation),
+	pool.KindToken:       of(readToken),
+	pool.KindHealth:      of(readHealth),
+	pool.KindRelay:       of(readRelay),
 }
 
 func readPool(ref pool.Ref, v pool.Version, m *storagev1.Pool) (pool.Record, error) {
-	return &pool.Pool{Version: v, Name: ref.Pool, Spec: pool.Spec{Description: m.GetSpec().GetDescription(), Labels: labels(m.GetSpec().GetLabels())},
-		Paused: m.Paused, Deleting: m.Deleting, CreatedAt: toTime(m.CreatedAt)}, nil
+	return &pool.Pool{Version: v, Name: ref.Pool, Spec: specpb.ToSpec(m.GetSpec()), Paused: m.Paused, Deleting: m.Deleting,
+		CreatedAt: toTime(m.CreatedAt), Incident: specpb.ToIncident(m.Incident), Credential: sealed(m.Credential)}, nil
 }
 
 func readSlot(ref pool.Ref, v pool.Version, m *storagev1.Slot) (pool.Record, error) {
@@ -260,7 +310,8 @@ func readActive(ref pool.Ref, v pool.Version, m *storagev1.Active) (pool.Record,
 		return nil, fmt.Errorf("status is unknown (%d)", m.Status)
 	}
 	return &pool.Active{Version: v, Pool: ref.Pool, Key: ref.Name, Slot: m.Slot, Status: status, StatusUntil: toTime(m.StatusUntil),
-			Sealed: sealed(m.Sealed), Labels: labels(m.Labels), Replaces: m.Replaces, AddedAt: toTime(m.AddedAt), SpendUSD: m.SpendUsd},
+			Sealed: sealed(m.Sealed), Labels: labels(m.Labels), Replaces: m.Replaces, AddedAt: toTime(m.AddedAt), SpendUSD: m.SpendUsd,
+			BudgetUSD: m.BudgetUsd, SpendAt: toTime(m.SpendAt), StatusSince: toTime(m.StatusSince), StatusReason: m.StatusReason},
 		checkName("slot", m.Slot)
 }
 
@@ -269,13 +320,22 @@ func readBackup(ref pool.Ref, v pool.Version, m *storagev1.Backup) (pool.Record,
 }
 
 func readRetired(ref pool.Ref, v pool.Version, m *storagev1.Retired) (pool.Record, error) {
-	phase := pool.RetiredPhase(m.Phase)
-	if phase <= pool.PhaseUnspecified || phase > pool.PhaseRetired {
+	phase := pool.Phase(m.Phase) + pool.PhaseRetired - 1
+	if phase < pool.PhaseRetired || phase > pool.PhasePurged {
 		return nil, fmt.Errorf("phase is unknown (%d)", m.Phase)
 	}
 	return &pool.Retired{Version: v, Pool: ref.Pool, Key: ref.Name, Phase: phase, Slot: m.Slot, Generation: m.Generation, ReplacedBy: m.ReplacedBy,
-			Sealed: sealed(m.Sealed), Labels: labels(m.Labels), AddedAt: toTime(m.AddedAt), RetiredAt: toTime(m.RetiredAt), SpendUSD: m.SpendUsd},
-		errors.Join(checkName("slot", m.Slot), checkName("replacedBy", m.ReplacedBy), checkGeneration(m.Generation))
+			Sealed: sealed(m.Sealed), Labels: labels(m.Labels), AddedAt: toTime(m.AddedAt), RetiredAt: toTime(m.RetiredAt), SpendUSD: m.SpendUsd,
+			Work: work(m.Work)},
+		checkLastLife(m)
+}
+
+// checkLastLife: a retired key names its last life, unless it was given up in preparation and never had one.
+func checkLastLife(m *storagev1.Retired) error {
+	if m.Slot == "" && m.ReplacedBy == "" && m.Generation == 0 && m.Phase != storagev1.RetiredPhase_RETIRED_PHASE_RETIRED {
+		return nil
+	}
+	return errors.Join(checkName("slot", m.Slot), checkName("replacedBy", m.ReplacedBy), checkGeneration(m.Generation))
 }
 
 func readRotation(ref pool.Ref, v pool.Version, m *storagev1.Rotation) (pool.Record, error) {
@@ -310,13 +370,48 @@ func readFingerprint(ref pool.Ref, v pool.Version, m *storagev1.Fingerprint) (po
 }
 
 func readLock(ref pool.Ref, v pool.Version, lease int64, m *storagev1.Lock) (pool.Record, error) {
-	return &pool.Lock{Version: v, Life: lifeOf(ref, m.Generation), Holder: m.Holder, Campaign: m.Campaign, Stage: m.Stage,
-		BusyUntil: toTime(m.BusyUntil), Lease: lease}, checkGeneration(m.Generation)
+	l := &pool.Lock{Version: v, Life: lifeOf(ref, m.Generation), Holder: m.Holder, Campaign: m.Campaign, Stage: m.Stage,
+		BusyUntil: toTime(m.BusyUntil), Lease: lease}
+	if m.Generation == 0 && m.Stage != pool.StageRotate { // of a key that was never in service
+		return l, nil
+	}
+	return l, checkGeneration(m.Generation)
 }
 
 func readReplica(ref pool.Ref, v pool.Version, lease int64, m *storagev1.Replica) (pool.Record, error) {
 	return &pool.Replica{Version: v, Name: ref.Name, KnowsSchema: int(m.KnowsSchema), Address: m.Address, Build: m.Version,
 		StartedAt: toTime(m.StartedAt), Instance: m.Instance, Lease: lease}, nil
+}
+
+func readPreparation(ref pool.Ref, v pool.Version, m *storagev1.Stock) (pool.Record, error) {
+	phase := pool.Phase(m.Phase)
+	if phase < pool.PhasePlanned || phase > pool.PhaseFailed {
+		return nil, fmt.Errorf("phase is unknown (%d)", m.Phase)
+	}
+	return &pool.Preparation{Version: v, Pool: ref.Pool, Key: ref.Name, Phase: phase, Work: work(m.Work), Sealed: sealed(m.Sealed),
+		Labels: labels(m.Labels), PlannedAt: toTime(m.PlannedAt), Alias: m.Alias}, nil
+}
+
+func readToken(ref pool.Ref, v pool.Version, m *storagev1.Token) (pool.Record, error) {
+	return &pool.Token{Version: v, Pool: ref.Pool, Name: ref.Name, UsedAt: toTime(m.UsedAt), Key: m.KeyId}, nil
+}
+
+func readHealth(ref pool.Ref, v pool.Version, m *storagev1.Health) (pool.Record, error) {
+	if ref != pool.HealthRef(ref.Pool) {
+		return nil, errForeign
+	}
+	h := &pool.Health{Version: v, Pool: ref.Pool}
+	for _, s := range m.Strikes {
+		h.Strikes = append(h.Strikes, pool.Strike{Key: s.GetKeyId(), Generation: s.GetGeneration(), Slot: s.GetSlot(), At: toTime(s.GetAt())})
+	}
+	return h, nil
+}
+
+func readRelay(ref pool.Ref, v pool.Version, m *storagev1.Relay) (pool.Record, error) {
+	if m.Revision < 0 {
+		return nil, fmt.Errorf("revision %d is negative", m.Revision)
+	}
+	return &pool.Relay{Version: v, Name: ref.Name, Revision: m.Revision, EventID: m.EventId, UpdatedAt: toTime(m.UpdatedAt)}, nil
 }
 
 func lifeOf(ref pool.Ref, generation int64) pool.Life {

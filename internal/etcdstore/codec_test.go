@@ -51,6 +51,22 @@ func samples() []pool.Record {
 		&pool.Replica{Version: version, Name: "rotatord-0", KnowsSchema: 1, Address: "10.0.0.7:7070", Build: "v0.1.0", StartedAt: morning, Instance: "i-52d0", Lease: 7588},
 		&pool.Retired{Version: version, Pool: "openhands", Key: "oh-03", Phase: pool.PhaseRetired, Slot: "oh-03", Generation: 47, ReplacedBy: "oh-11", Sealed: sealedAs("sk-e...0aBc"), Labels: labels, AddedAt: morning, RetiredAt: noon, SpendUSD: pointer(99.75)},
 		&pool.Rotation{Version: version, Life: life, ID: "01JX3", Slot: "oh-03", NewKey: "oh-11", Trigger: pool.TriggerProvider, Source: "openhands", Reason: "401 from the upstream", RequestID: "r-1", ProxyID: "gw-1", Holder: "rotatord-0", CommittedAt: noon},
+		&pool.Active{Version: version, Pool: "openhands", Key: "oh-04", Slot: "oh-04", Status: pool.StatusError, StatusUntil: noon, StatusSince: morning, StatusReason: "bound",
+			Sealed: sealedAs("sk-f...c0de"), AddedAt: morning, SpendUSD: pointer(9.4), BudgetUSD: pointer(10.0), SpendAt: morning},
+		&pool.Pool{Version: version, Name: "minted", CreatedAt: morning, Incident: &pool.Incident{Since: morning, Until: noon, Keys: 3},
+			Credential: sealedAs("sk-m...9xYz"), Spec: pool.Spec{
+				Upstream: pool.UpstreamSpec{Kind: pool.UpstreamLiteLLM, BaseURL: "https://litellm.example.org"},
+				Bound:    pool.BoundSpec{Rotations: pointer(5), Window: time.Minute}, Stock: &pool.StockPolicy{Min: 2, Max: 4},
+				Provider: &pool.ProviderSpec{LiteLLM: &pool.LiteLLMProvider{MaxBudgetUSD: 10, BudgetDuration: "30d"}},
+			}},
+		&pool.Retired{Version: version, Pool: "minted", Key: "m-01", Phase: pool.PhaseRevoking, Slot: "m-01", Generation: 47, ReplacedBy: "m-02", Sealed: sealedAs("sk-g...1111"),
+			AddedAt: morning, RetiredAt: noon, Work: &pool.Work{Generation: 2, Observed: map[string]int64{"retired": 2}, Attempts: 3, NotBefore: noon,
+				Problem: "503 from the upstream", Intent: "i-1", PhaseSince: noon}},
+		&pool.Preparation{Version: version, Pool: "minted", Key: "m-03", Phase: pool.PhaseVerifying, Work: &pool.Work{Generation: 1, Observed: map[string]int64{"planned": 1, "minting": 1},
+			PhaseSince: noon}, Sealed: sealedAs("sk-h...2222"), Labels: labels, PlannedAt: morning, Alias: "rotatord-minted-m-03"},
+		&pool.Token{Version: version, Pool: "openhands", Name: "0", UsedAt: noon, Key: "oh-03"},
+		&pool.Health{Version: version, Pool: "openhands", Strikes: []pool.Strike{{Key: "oh-03", Generation: 47, Slot: "oh-03", At: noon}}},
+		&pool.Relay{Version: version, Name: "file", Revision: 47, EventID: "01JX4", UpdatedAt: noon},
 		&pool.Slot{Version: version, Pool: "openhands", Name: "oh-01", CreatedAt: morning},
 		&pool.Slot{Version: version, Pool: "openhands", Name: "oh-02", Closing: true, CreatedAt: morning},
 	}
@@ -64,7 +80,7 @@ func sampleEvent() *pool.Event {
 
 func encoded(t testing.TB, rec pool.Record) string {
 	t.Helper()
-	value, err := EncodeRecord(rec)
+	value, err := EncodeRecord(rec, pool.Schema)
 	if err != nil {
 		t.Fatalf("EncodeRecord(%+v): %v", rec.Ref(), err)
 	}
@@ -82,7 +98,7 @@ func TestRecordsOnDisk(t *testing.T) {
 	for _, rec := range samples() {
 		got.WriteString(l.Key(rec.Ref()) + "\n" + encoded(t, rec) + "\n")
 	}
-	event, err := EncodeEvent(sampleEvent(), "rotatord/rotatord-0")
+	event, err := EncodeEvent(sampleEvent(), "rotatord/rotatord-0", pool.Schema)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +184,7 @@ func TestNewerRecordsAreReadAndNotRewritten(t *testing.T) {
 	if !ok || r.Schema != 2 || r.NewKey != "n" || r.Generation != 7 {
 		t.Fatalf("a newer rotation reads as %+v, want its fields and schema 2", rec)
 	}
-	_, err := EncodeRecord(r)
+	_, err := EncodeRecord(r, pool.Schema)
 	if pool.ReasonOf(err) != pool.ReasonSchemaTooNew || !strings.Contains(err.Error(), "rotations/p/k/7") || !strings.Contains(err.Error(), "upgrade this replica") {
 		t.Errorf("rewriting a newer record: %v, want SCHEMA_TOO_NEW with its name and what to do", err)
 	}

@@ -66,7 +66,7 @@ func fastEncode(m proto.Message) (line string, ok bool) {
 }
 
 func appendActive(b []byte, m *storagev1.Active) []byte {
-	if m.SpendUsd != nil {
+	if m.SpendUsd != nil || m.BudgetUsd != nil || m.SpendAt != nil || m.StatusSince != nil || m.StatusReason != "" {
 		return nil
 	}
 	b = appendInt32(b, "schema", m.Schema)
@@ -87,7 +87,7 @@ func appendBackup(b []byte, m *storagev1.Backup) []byte {
 }
 
 func appendRetired(b []byte, m *storagev1.Retired) []byte {
-	if m.SpendUsd != nil {
+	if m.SpendUsd != nil || m.Work != nil {
 		return nil
 	}
 	b = appendInt32(b, "schema", m.Schema)
@@ -138,6 +138,9 @@ func appendEvent(b []byte, m *storagev1.Event) []byte {
 }
 
 func appendEventData(b []byte, m *storagev1.EventData) []byte {
+	if m.StatusUntil != nil || m.Phase != 0 || m.Rule != "" {
+		return nil
+	}
 	b = appendEnum(b, "trigger", int32(m.Trigger), rotatorv1.Trigger_name)
 	b = appendText(b, "triggerSource", m.TriggerSource)
 	b = appendText(b, "reason", m.Reason)

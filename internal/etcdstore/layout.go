@@ -50,7 +50,7 @@ func (l Layout) appendKey(b []byte, ref pool.Ref) []byte {
 	if ref.Kind == pool.KindPool {
 		return append(b, ref.Pool...)
 	}
-	if ref.Kind != pool.KindReplica && ref.Pool != "" {
+	if ref.Kind != pool.KindReplica && ref.Kind != pool.KindRelay && ref.Pool != "" {
 		b = append(append(b, ref.Pool...), '/')
 	}
 	b = append(b, ref.Name...)
@@ -78,9 +78,12 @@ func (k *keyRoom) of(ref pool.Ref) []byte {
 // KindPrefix is where all records of a kind are.
 func (l Layout) KindPrefix(kind pool.Kind) string { return l.Prefix + string(kind) + "/" }
 
+// RolesPrefix is where the candidacies for roles are.
+func (l Layout) RolesPrefix() string { return l.KindPrefix(kindLeader) }
+
 // PoolPrefix is where all records of a kind in one pool are; for the kinds that do not belong to a pool, all of them.
 func (l Layout) PoolPrefix(kind pool.Kind, poolName string) string {
-	if poolName == "" || kind == pool.KindPool || kind == pool.KindReplica {
+	if poolName == "" || kind == pool.KindPool || kind == pool.KindReplica || kind == pool.KindRelay {
 		return l.KindPrefix(kind)
 	}
 	return l.KindPrefix(kind) + poolName + "/"
@@ -103,13 +106,13 @@ func (l Layout) Parse(key string) (pool.Ref, bool) {
 	switch ref.Kind {
 	case pool.KindPool:
 		ok = assign(names, &ref.Pool)
-	case pool.KindReplica:
+	case pool.KindReplica, pool.KindRelay:
 		ok = assign(names, &ref.Name)
 	case pool.KindRotation:
 		var generation string
 		ok = assign(names, &ref.Pool, &ref.Name, &generation) && parseGeneration(generation, &ref.Generation)
 	case pool.KindSlot, pool.KindActive, pool.KindBackup, pool.KindRetired, pool.KindPending, pool.KindBinding,
-		pool.KindFingerprint, pool.KindEvent, pool.KindLock:
+		pool.KindFingerprint, pool.KindEvent, pool.KindLock, pool.KindPreparation, pool.KindToken, pool.KindHealth:
 		ok = assign(names, &ref.Pool, &ref.Name)
 	default:
 		return pool.Ref{}, false

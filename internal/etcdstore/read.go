@@ -138,7 +138,7 @@ func (s *Store) scanSpan(ctx context.Context, sp span, limit int, recs *[]pool.R
 			*revision = resp.Header.Revision
 		}
 		for _, kv := range resp.Kvs {
-			*recs = append(*recs, s.layout.Decode(kv))
+			*recs = append(*recs, s.read(s.layout.Decode(kv)))
 			sp.from = string(kv.Key) + "\x00"
 		}
 		more = resp.More

@@ -29,6 +29,8 @@ type Options struct {
 	Replica string
 	// AttemptTimeout bounds each call to etcd. Default: 600 ms.
 	AttemptTimeout time.Duration
+	// Mirror says which other replicas are on record, and so which schema can be written. Default: there are no others.
+	Mirror *pool.Mirror
 	// Committer sends the writes. Default: one of this store's own.
 	Committer *Committer
 }
@@ -40,7 +42,10 @@ type Store struct {
 	layout    Layout
 	source    string
 	attempt   time.Duration
+	schemas   *schemas
 	newest    atomic.Int64 // see Revision
+
+	eventKeysPage, eventsKept int // see the constants of these names
 }
 
 var _ pool.Store = (*Store)(nil)
@@ -48,7 +53,8 @@ var _ pool.Store = (*Store)(nil)
 // New returns a store on a client made by Connect. With any other client it is as safe, but says "outcome unknown" of
 // writes that could not even be sent.
 func New(client *clientv3.Client, opts Options) *Store {
-	s := &Store{client: client, layout: opts.Layout, source: "rotatord/" + opts.Replica, attempt: opts.AttemptTimeout, committer: opts.Committer}
+	s := &Store{client: client, layout: opts.Layout, source: "rotatord/" + opts.Replica, attempt: opts.AttemptTimeout, committer: opts.Committer,
+		schemas: newSchemas(opts.Replica, opts.Mirror, pool.Schema), eventKeysPage: eventKeysPage, eventsKept: eventsKept}
 	if s.layout.Prefix == "" {
 		s.layout.Prefix = DefaultPrefix
 	}
@@ -130,11 +136,12 @@ func (s *Store) request(t *pool.Txn) (*request, error) {
 	req.gets = s.Gets(req.refs)
 	n := len(t.Delete) + len(t.Put) + 1
 	w, keys := writes{ops: make([]*pb.RequestOp, 0, n)}, s.layout.room(n)
+	schema := s.schemas.now()
 	for _, ref := range t.Delete {
 		w.delete(keys.of(ref))
 	}
 	for _, rec := range t.Put {
-		value, err := EncodeRecord(rec)
+		value, err := EncodeRecord(rec, schema)
 		if err != nil {
 			return nil, err
 		}
@@ -142,7 +149,7 @@ func (s *Store) request(t *pool.Txn) (*request, error) {
 	}
 	if t.Event != nil {
 		key := keys.of(pool.EventRef(t.Event.Pool, t.Event.ID))
-		value, err := EncodeEvent(t.Event, s.source)
+		value, err := EncodeEvent(t.Event, s.source, schema)
 		if err != nil {
 			return nil, err
 		}
@@ -233,9 +240,18 @@ func (s *Store) addTo(state *pool.State, refs []pool.Ref, resp *pb.TxnResponse) 
 	for i, ref := range refs {
 		state.Asked[ref] = true
 		for _, kv := range resp.Responses[i].GetResponseRange().GetKvs() {
-			state.Records[ref] = decode(ref, kv)
+			state.Records[ref] = s.read(decode(ref, kv))
 		}
 	}
+}
+
+// Encode is the value a record is stored as now.
+func (s *Store) Encode(rec pool.Record) (string, error) { return EncodeRecord(rec, s.schemas.now()) }
+
+// read takes note of a record that was read: its schema is known to all.
+func (s *Store) read(rec pool.Record) pool.Record {
+	s.schemas.rise(rec.At().Schema)
+	return rec
 }
 
 func leaseOf(rec pool.Record) int64 {
@@ -251,7 +267,7 @@ func leaseOf(rec pool.Record) int64 {
 // PutReplica announces this replica for as long as the lease lives. Its errors are those of Apply; a lease that is gone
 // is rpctypes.ErrLeaseNotFound in the chain. Putting again is safe.
 func (s *Store) PutReplica(ctx context.Context, r *pool.Replica, lease clientv3.LeaseID) error {
-	value, err := EncodeRecord(r)
+	value, err := s.Encode(r)
 	if err != nil {
 		return err
 	}

@@ -140,6 +140,9 @@ func (f *Follower) apply(resp *clientv3.WatchResponse) {
 			continue // a resumed watch may repeat itself; the mirror must not go back
 		}
 		if c, held := f.store.layout.change(ev.Type == mvccpb.Event_DELETE, ev.Kv); held {
+			if c.Put != nil {
+				f.store.read(c.Put)
+			}
 			changes = append(changes, c)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/specpb"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
@@ -14,7 +15,7 @@ type adminService struct {
 }
 
 func (s *adminService) CreatePool(ctx context.Context, req *v1.CreatePoolRequest) (*v1.CreatePoolResponse, error) {
-	p, revision, err := s.admin.CreatePool(ctx, req.GetName(), specFrom(req.GetSpec()))
+	p, revision, err := s.admin.CreatePool(ctx, req.GetName(), specpb.ToSpec(req.GetSpec()))
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +42,7 @@ func (s *adminService) UpdatePool(ctx context.Context, req *v1.UpdatePoolRequest
 	if err := checkSpecGiven(req); err != nil {
 		return nil, err
 	}
-	p, revision, err := s.admin.UpdatePool(ctx, req.GetName(), specFrom(req.GetSpec()), req.GetIfRevision())
+	p, revision, err := s.admin.UpdatePool(ctx, req.GetName(), specpb.ToSpec(req.GetSpec()), req.GetIfRevision())
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +89,22 @@ func (s *adminService) ResumePool(ctx context.Context, req *v1.ResumePoolRequest
 	return &v1.ResumePoolResponse{Pool: poolTo(s.queries.WithCounts(p)), Revision: revision}, nil
 }
 
+func (s *adminService) EndIncident(ctx context.Context, req *v1.EndIncidentRequest) (*v1.EndIncidentResponse, error) {
+	p, revision, err := s.admin.EndIncident(ctx, req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &v1.EndIncidentResponse{Pool: poolTo(s.queries.WithCounts(p)), Revision: revision}, nil
+}
+
+func (s *adminService) SetPoolCredential(ctx context.Context, req *v1.SetPoolCredentialRequest) (*v1.SetPoolCredentialResponse, error) {
+	p, revision, err := s.admin.SetPoolCredential(ctx, req.GetName(), pool.NewSecret(req.GetCredential()))
+	if err != nil {
+		return nil, err
+	}
+	return &v1.SetPoolCredentialResponse{Pool: poolTo(s.queries.WithCounts(p)), Revision: revision}, nil
+}
+
 func (s *adminService) AddKeys(ctx context.Context, req *v1.AddKeysRequest) (*v1.AddKeysResponse, error) {
 	added, revision, err := s.admin.AddKeys(ctx, req.GetPool(), pool.Home(req.GetHome()), all(req.GetKeys(), newKeyFrom), req.GetDryRun())
 	if err != nil {
@@ -131,6 +148,14 @@ func (s *adminService) RestoreKey(ctx context.Context, req *v1.RestoreKeyRequest
 	}
 	key := backup.Info()
 	return &v1.RestoreKeyResponse{Key: keyTo(&key), Revision: revision}, nil
+}
+
+func (s *adminService) RetryKey(ctx context.Context, req *v1.RetryKeyRequest) (*v1.RetryKeyResponse, error) {
+	key, revision, err := s.admin.RetryKey(ctx, req.GetPool(), req.GetKeyId())
+	if err != nil {
+		return nil, err
+	}
+	return &v1.RetryKeyResponse{Key: keyTo(&key), Revision: revision}, nil
 }
 
 // DisableKey and EnableKey cancel a rotation that waits, so their keys have none.

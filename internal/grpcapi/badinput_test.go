@@ -18,11 +18,23 @@ import (
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
+// badSpec is what is wrong with a spec with everything wrong.
+var badSpec = []string{
+	"spec.description", "spec.labels", "spec.upstream.kind", "spec.upstream.base_url", "spec.rotation_bound.rotations",
+	"spec.rotation_bound.window", "spec.incident.share", "spec.incident.min_keys", "spec.incident.window", "spec.incident.duration",
+	"spec.spend", "spec.spend.budget_usd", "spec.spend.threshold", "spec.provider.exec.name", "spec.stock.min", "spec.stock.max",
+	"spec.retirement.revoke_after", "spec.retirement.secret_retention", "spec.record_retention",
+}
+
 // badInput says for each rpc which fields an empty request violates, and which one with everything wrong does.
 var badInput = map[string]struct{ empty, all []string }{
 	v1.RotationService_RotateKey_FullMethodName: {
 		[]string{"pool", "key_id", "trigger"},
-		[]string{"pool", "key_id", "generation", "trigger", "source", "reason", "request_id", "proxy_id"},
+		[]string{"pool", "key_id", "generation", "trigger", "source", "reason", "request_id", "proxy_id", "override_bound"},
+	},
+	v1.RotationService_ReportFailure_FullMethodName: {
+		[]string{"pool", "key_id", "http_status"},
+		[]string{"pool", "key_id", "generation", "http_status", "headers", "body", "proxy_id", "source", "request_id"},
 	},
 	v1.RotationService_GetRotation_FullMethodName: {
 		[]string{"pool", "key_id"}, []string{"pool", "key_id", "generation", "min_revision"},
@@ -30,22 +42,26 @@ var badInput = map[string]struct{ empty, all []string }{
 	v1.RotationService_ListRotations_FullMethodName: {
 		[]string{"pool"}, []string{"pool", "key_id", "page_size", "page_token", "min_revision"},
 	},
-	v1.KeyService_GetKeys_FullMethodName:      {[]string{"pool"}, []string{"pool", "proxy_id", "min_revision"}},
-	v1.AdminService_CreatePool_FullMethodName: {[]string{"name"}, []string{"name", "spec.description", "spec.labels"}},
-	v1.AdminService_GetPool_FullMethodName:    {[]string{"name"}, []string{"name", "min_revision"}},
-	v1.AdminService_ListPools_FullMethodName:  {nil, []string{"page_size", "page_token", "min_revision"}},
-	v1.AdminService_UpdatePool_FullMethodName: {[]string{"spec", "name"}, []string{"name", "spec.description", "spec.labels", "if_revision"}},
-	v1.AdminService_DeletePool_FullMethodName: {[]string{"name"}, []string{"name"}},
-	v1.AdminService_PausePool_FullMethodName:  {[]string{"name"}, []string{"name"}},
-	v1.AdminService_ResumePool_FullMethodName: {[]string{"name"}, []string{"name"}},
-	v1.AdminService_AddKeys_FullMethodName:    {[]string{"pool", "home", "keys"}, []string{"pool", "home"}}, // keys are answered one by one
-	v1.AdminService_ListKeys_FullMethodName:   {[]string{"pool"}, []string{"pool", "home", "page_size", "page_token", "min_revision"}},
-	v1.AdminService_GetKey_FullMethodName:     {[]string{"pool", "key_id"}, []string{"pool", "key_id", "min_revision"}},
-	v1.AdminService_RemoveKey_FullMethodName:  {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
-	v1.AdminService_RestoreKey_FullMethodName: {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
-	v1.AdminService_DisableKey_FullMethodName: {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
-	v1.AdminService_EnableKey_FullMethodName:  {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
-	v1.AdminService_SetBinding_FullMethodName: {[]string{"pool", "proxy_id", "slots"}, []string{"pool", "proxy_id", "slots[0].slot", "slots[0].priority"}},
+	v1.RotationService_WatchEvents_FullMethodName:    {nil, []string{"pool", "from_revision", "after_id"}},
+	v1.KeyService_GetKeys_FullMethodName:             {[]string{"pool"}, []string{"pool", "proxy_id", "min_revision"}},
+	v1.AdminService_CreatePool_FullMethodName:        {[]string{"name"}, append([]string{"name"}, badSpec...)},
+	v1.AdminService_GetPool_FullMethodName:           {[]string{"name"}, []string{"name", "min_revision"}},
+	v1.AdminService_ListPools_FullMethodName:         {nil, []string{"page_size", "page_token", "min_revision"}},
+	v1.AdminService_UpdatePool_FullMethodName:        {[]string{"spec", "name"}, append([]string{"name", "if_revision"}, badSpec...)},
+	v1.AdminService_DeletePool_FullMethodName:        {[]string{"name"}, []string{"name"}},
+	v1.AdminService_PausePool_FullMethodName:         {[]string{"name"}, []string{"name"}},
+	v1.AdminService_ResumePool_FullMethodName:        {[]string{"name"}, []string{"name"}},
+	v1.AdminService_EndIncident_FullMethodName:       {[]string{"name"}, []string{"name"}},
+	v1.AdminService_SetPoolCredential_FullMethodName: {[]string{"name"}, []string{"name", "credential"}},
+	v1.AdminService_AddKeys_FullMethodName:           {[]string{"pool", "home", "keys"}, []string{"pool", "home"}}, // keys are answered one by one
+	v1.AdminService_ListKeys_FullMethodName:          {[]string{"pool"}, []string{"pool", "home", "page_size", "page_token", "min_revision"}},
+	v1.AdminService_GetKey_FullMethodName:            {[]string{"pool", "key_id"}, []string{"pool", "key_id", "min_revision"}},
+	v1.AdminService_RemoveKey_FullMethodName:         {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
+	v1.AdminService_RestoreKey_FullMethodName:        {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
+	v1.AdminService_DisableKey_FullMethodName:        {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
+	v1.AdminService_EnableKey_FullMethodName:         {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
+	v1.AdminService_SetBinding_FullMethodName:        {[]string{"pool", "proxy_id", "slots"}, []string{"pool", "proxy_id", "slots[0].slot", "slots[0].priority"}},
+	v1.AdminService_RetryKey_FullMethodName:          {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
 	v1.AdminService_RemoveBinding_FullMethodName: {
 		[]string{"pool", "proxy_id"}, []string{"pool", "proxy_id"},
 	},
@@ -70,10 +86,14 @@ func spoil(m protoreflect.Message, text string) {
 		switch {
 		case f.IsMap():
 			m.Mutable(f).Map().Set(protoreflect.ValueOfString(text).MapKey(), protoreflect.ValueOfString(text))
+		case f.IsList() && f.Message() == nil:
+			m.Mutable(f).List().Append(spoiled(f.Kind(), text))
 		case f.IsList():
 			spoil(m.Mutable(f).List().AppendMutable().Message(), text)
 		case f.Kind() == protoreflect.MessageKind:
 			spoil(m.Mutable(f).Message(), text)
+		case f.Name() == "override_bound": // with a trigger that may not
+			m.Set(f, protoreflect.ValueOfBool(true))
 		case f.Kind() != protoreflect.BoolKind:
 			m.Set(f, spoiled(f.Kind(), text))
 		}
@@ -92,6 +112,8 @@ func spoiled(kind protoreflect.Kind, text string) protoreflect.Value {
 		return protoreflect.ValueOfInt64(math.MinInt64)
 	case protoreflect.DoubleKind:
 		return protoreflect.ValueOfFloat64(math.NaN())
+	case protoreflect.BytesKind:
+		return protoreflect.ValueOfBytes(make([]byte, 1<<20))
 	}
 	panic("no bad value for fields of kind " + kind.String())
 }
@@ -150,6 +172,7 @@ func valid(m protoreflect.MethodDescriptor) proto.Message {
 	set("name", "nowhere")
 	set("key_id", "k")
 	set("proxy_id", "x")
+	set("http_status", int32(401))
 	set("trigger", protoreflect.EnumNumber(v1.Trigger_TRIGGER_OPERATOR))
 	switch req := req.(type) {
 	case *v1.UpdatePoolRequest:

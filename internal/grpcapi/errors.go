@@ -65,6 +65,8 @@ var rules = map[v1.ErrorReason]rule{
 	v1.ErrorReason_ERROR_REASON_CANCELLED:            {code: codes.Canceled},
 	v1.ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED:    {code: codes.DeadlineExceeded},
 	v1.ErrorReason_ERROR_REASON_STORAGE_FULL:         {code: codes.ResourceExhausted},
+	v1.ErrorReason_ERROR_REASON_ROTATION_BOUND:       {code: codes.ResourceExhausted, retry: time.Second},
+	v1.ErrorReason_ERROR_REASON_NOTHING_TO_RETRY:     {code: codes.FailedPrecondition},
 }
 
 // failure is an error as a caller is told it, and beside it what only the log is told.
@@ -124,8 +126,8 @@ func describe(r *pool.Refusal, rule rule) *status.Status {
 	details := []protoadapt.MessageV1{
 		protoadapt.MessageV1Of(&errdetails.ErrorInfo{Reason: string(r.Reason), Domain: Domain, Metadata: r.Metadata}),
 	}
-	if rule.retry > 0 {
-		details = append(details, protoadapt.MessageV1Of(&errdetails.RetryInfo{RetryDelay: durationpb.New(rule.retry)}))
+	if retry := max(rule.retry, r.Retry); retry > 0 {
+		details = append(details, protoadapt.MessageV1Of(&errdetails.RetryInfo{RetryDelay: durationpb.New(retry)}))
 	}
 	if len(r.Fields) > 0 {
 		details = append(details, protoadapt.MessageV1Of(violations(r.Fields)))

@@ -25,6 +25,10 @@ func (s stubRotator) Rotate(ctx context.Context, req pool.RotateRequest) (*pool.
 	return s(ctx, req)
 }
 
+func (s stubRotator) Report(context.Context, pool.FailureReport) (*pool.ReportResult, error) {
+	panic("no test wants this")
+}
+
 type stubQueries struct {
 	Queries
 	getKeys func(context.Context, pool.KeysQuery) (pool.KeySet, error)

@@ -29,6 +29,7 @@ func TestTimeouts(t *testing.T) {
 	}{
 		{"read", read, time.Second},
 		{"write", write, 1800 * time.Millisecond},
+		{"report", reports, 10 * time.Second},
 		{"long read", longRead, time.Minute},
 		{"long", longOne, time.Minute},
 	} {

@@ -11,6 +11,7 @@ type rotationService struct {
 	v1.UnimplementedRotationServiceServer
 	rotator Rotator
 	queries Queries
+	streams chan struct{} // holds something for each stream of events
 }
 
 func (s *rotationService) RotateKey(ctx context.Context, req *v1.RotateKeyRequest) (*v1.RotateKeyResponse, error) {
@@ -23,11 +24,38 @@ func (s *rotationService) RotateKey(ctx context.Context, req *v1.RotateKeyReques
 		Reason:     req.GetReason(),
 		RequestID:  req.GetRequestId(),
 		ProxyID:    req.GetProxyId(),
+
+		OverrideBound: req.GetOverrideBound(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	resp := &v1.RotateKeyResponse{Outcome: v1.Outcome(res.Outcome), Rotation: rotationTo(res.Rotation), Revision: res.Revision}
+	if res.Key == nil {
+		return resp, nil
+	}
+	key, err := s.queries.Describe(res.Key, req.GetIncludeSecret())
+	if err != nil {
+		return nil, err
+	}
+	resp.Key = keyTo(&key)
+	return resp, nil
+}
+
+func (s *rotationService) ReportFailure(ctx context.Context, req *v1.ReportFailureRequest) (*v1.ReportFailureResponse, error) {
+	res, err := s.rotator.Report(ctx, pool.FailureReport{
+		Pool:       req.GetPool(),
+		Key:        req.GetKeyId(),
+		Generation: req.GetGeneration(),
+		Answer:     pool.Answer{Status: int(req.GetHttpStatus()), Headers: req.GetHeaders(), Body: req.GetBody()},
+		ProxyID:    req.GetProxyId(),
+		Source:     req.GetSource(),
+		RequestID:  req.GetRequestId(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	resp := reportTo(res)
 	if res.Key == nil {
 		return resp, nil
 	}

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/specpb"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
@@ -21,18 +23,10 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(t)
 }
 
-func specFrom(s *v1.PoolSpec) pool.Spec {
-	return pool.Spec{Description: s.GetDescription(), Labels: s.GetLabels()}
-}
-
-func specTo(s pool.Spec) *v1.PoolSpec {
-	return &v1.PoolSpec{Description: s.Description, Labels: s.Labels}
-}
-
 func poolTo(p pool.PoolInfo) *v1.Pool {
-	return &v1.Pool{
+	out := &v1.Pool{
 		Name:      p.Name,
-		Spec:      specTo(p.Spec),
+		Spec:      specpb.FromSpec(p.Spec),
 		Paused:    p.Paused,
 		Deleting:  p.Deleting,
 		CreatedAt: stamp(p.CreatedAt),
@@ -44,7 +38,13 @@ func poolTo(p pool.PoolInfo) *v1.Pool {
 			Pending:  int32(p.Counts.Pending),
 			Bindings: int32(p.Counts.Bindings),
 		},
+		Incident:          specpb.FromIncident(p.Incident),
+		CredentialPreview: p.Credential.Preview,
 	}
+	if p.Rotations.Bounded {
+		out.RotationsLeft, out.NextRotationAt = proto.Int32(int32(p.Rotations.Left)), stamp(p.Rotations.NextAt)
+	}
+	return out
 }
 
 // keyTo is the one place where a secret gets into a response: Secret is only set where the query asked for it.
@@ -68,6 +68,14 @@ func keyTo(k *pool.KeyInfo) *v1.Key {
 		Secret:      k.Secret.Reveal(),
 		Pending:     k.Pending,
 		SpendUsd:    k.SpendUSD,
+		BudgetUsd:   k.BudgetUSD,
+		SpendAt:     stamp(k.SpendAt),
+
+		StatusSince:  stamp(k.StatusSince),
+		StatusReason: k.StatusReason,
+		Phase:        v1.KeyPhase(k.Phase),
+		Problem:      k.Problem,
+		NextTryAt:    stamp(k.NextTryAt),
 	}
 }
 
@@ -107,6 +115,21 @@ func rotationTo(r *pool.Rotation) *v1.Rotation {
 		Revision:    r.Revision(),
 		Holder:      r.Holder,
 		ProxyId:     r.ProxyID,
+	}
+}
+
+// reportTo leaves out the key, which may need its secret.
+func reportTo(r *pool.ReportResult) *v1.ReportFailureResponse {
+	return &v1.ReportFailureResponse{
+		Verdict:     v1.Verdict(r.Verdict),
+		Rule:        r.Rule,
+		MatchedRule: r.MatchedRule,
+		Reason:      r.Reason,
+		Until:       stamp(r.Until),
+		Outcome:     v1.Outcome(r.Outcome),
+		Rotation:    rotationTo(r.Rotation),
+		Incident:    r.Incident,
+		Revision:    r.Revision,
 	}
 }
 

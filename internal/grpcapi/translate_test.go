@@ -27,6 +27,7 @@ func TestEnumsHaveTheSameNumbers(t *testing.T) {
 		{"OUTCOME_", v1.Outcome_name, func(n int32) string { return pool.Outcome(n).String() }},
 		{"KEY_HOME_", v1.KeyHome_name, func(n int32) string { return pool.Home(n).String() }},
 		{"KEY_STATUS_", v1.KeyStatus_name, func(n int32) string { return pool.Status(n).String() }},
+		{"KEY_PHASE_", v1.KeyPhase_name, func(n int32) string { return pool.Phase(n).String() }},
 		{"SEVERITY_", v1.Severity_name, func(n int32) string { return pool.Severity(n).String() }},
 	} {
 		for number, name := range e.names {
@@ -81,14 +82,20 @@ func TestTranslationsAreComplete(t *testing.T) {
 		Pool: "p", ID: "k", Home: pool.HomeActive, Slot: "s", Generation: 7, Status: pool.StatusRateLimited, StatusUntil: now,
 		Sealed: pool.Sealed{Preview: "sk-f...c0de", Fingerprint: "ab"}, Labels: map[string]string{"a": "b"}, Replaces: "j",
 		ReplacedBy: "l", AddedAt: now, RetiredAt: now, Revision: 9, Secret: pool.NewSecret("x"), Pending: true, SpendUSD: &spend,
+		BudgetUSD: &spend, SpendAt: now, StatusSince: now, StatusReason: "r", Phase: pool.PhaseOrphaned, Problem: "p", NextTryAt: now,
 	}
 	full(t, keyTo(&key))
 	info := pool.PoolInfo{
-		Pool:   &pool.Pool{Version: v, Name: "p", Spec: pool.Spec{Description: "d"}, Paused: true, Deleting: true, CreatedAt: now},
-		Counts: pool.PoolCounts{Active: 1, Backup: 2, Retired: 3, Pending: 4, Bindings: 5},
+		Pool: &pool.Pool{Version: v, Name: "p", Spec: pool.Spec{Description: "d"}, Paused: true, Deleting: true, CreatedAt: now,
+			Incident: &pool.Incident{Since: now, Until: now, Keys: 3}, Credential: pool.Sealed{Preview: "sk-f...c0de"}},
+		Counts:    pool.PoolCounts{Active: 1, Backup: 2, Retired: 3, Pending: 4, Bindings: 5},
+		Rotations: pool.Allowance{Bounded: true, Left: 19, NextAt: now},
 	}
 	full(t, poolTo(info))
 	full(t, poolTo(info).GetCounts())
+	if unbounded := poolTo(pool.PoolInfo{Pool: info.Pool}); unbounded.RotationsLeft != nil {
+		t.Errorf("a pool without a bound has %d rotations left, want that unset", unbounded.GetRotationsLeft())
+	}
 	full(t, rotationTo(&pool.Rotation{
 		Version: v, Life: pool.Life{Pool: "p", Key: "k", Generation: 7}, ID: "id", Slot: "s", NewKey: "n", Trigger: pool.TriggerPool,
 		Source: "src", Reason: "why", RequestID: "r", ProxyID: "x", Holder: "h", CommittedAt: now,
@@ -108,10 +115,6 @@ func TestTranslationsAreComplete(t *testing.T) {
 }
 
 func TestRoundTrips(t *testing.T) {
-	spec := &v1.PoolSpec{Description: "d", Labels: map[string]string{"a": "b"}}
-	if diff := cmp.Diff(spec, specTo(specFrom(spec)), protocmp.Transform()); diff != "" {
-		t.Errorf("spec there and back (-want +got):\n%s", diff)
-	}
 	slot := &v1.SlotPriority{Slot: "s", Priority: 2}
 	if diff := cmp.Diff(slot, slotTo(slotFrom(slot)), protocmp.Transform()); diff != "" {
 		t.Errorf("slot there and back (-want +got):\n%s", diff)

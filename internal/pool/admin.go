@@ -42,8 +42,9 @@ func NewAdmin(cfg AdminConfig) *Admin {
 	if cfg.Prefix == "" {
 		cfg.Prefix = DefaultPrefix
 	}
-	return &Admin{AdminConfig: cfg, applier: applier{store: cfg.Store, unknown: func(t *Txn, attempt int, err error) {
-		cfg.Observer.OutcomeUnknown(t.Event.Pool, t.Event.Subject, attempt, err)
+	return &Admin{AdminConfig: cfg, applier: applier{store: cfg.Store, now: cfg.Now, unknown: func(t *Txn, attempt int, err error) {
+		pool, subject := t.about()
+		cfg.Observer.OutcomeUnknown(pool, subject, attempt, err)
 	}}}
 }
 

@@ -4,20 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 )
-
-// Equal reports whether two specs say the same.
-func (s Spec) Equal(other Spec) bool {
-	return s.Description == other.Description && maps.Equal(s.Labels, other.Labels)
-}
-
-func (f *violations) spec(s Spec) {
-	f.add("spec.description", CheckText(s.Description, MaxDescription))
-	f.add("spec.labels", CheckLabels(s.Labels))
-}
 
 // CreatePool creates a pool. If it is there with an equal spec nothing is changed.
 func (a *Admin) CreatePool(ctx context.Context, name string, spec Spec) (*Pool, int64, error) {
@@ -109,6 +98,33 @@ func (a *Admin) setPaused(ctx context.Context, name string, paused bool, kind Ev
 	})
 }
 
+// SetPoolCredential sets the pool's own credential for its upstream's admin API, or removes it if secret is zero. An equal
+// one changes nothing.
+func (a *Admin) SetPoolCredential(ctx context.Context, name string, secret Secret) (*Pool, int64, error) {
+	var f violations
+	f.name("name", name)
+	if !secret.IsZero() {
+		f.add("credential", CheckSecret(secret))
+	}
+	if err := f.refusal(); err != nil {
+		return nil, 0, err
+	}
+	var sealed Sealed
+	if !secret.IsZero() {
+		var err error
+		if sealed, err = a.Sealer.Seal(name, CredentialID, secret); err != nil {
+			return nil, 0, Refuse(ReasonNotApplied, "the credential cannot be sealed").Because(err)
+		}
+	}
+	return a.changePool(ctx, name, EventPoolCredential, func(p *Pool) (bool, error) {
+		if p.Credential.Fingerprint == sealed.Fingerprint {
+			return false, nil
+		}
+		p.Credential = sealed
+		return true, nil
+	})
+}
+
 // changePool changes a copy of a pool's record and puts it if that made a difference.
 func (a *Admin) changePool(ctx context.Context, name string, kind EventType, change func(*Pool) (bool, error)) (*Pool, int64, error) {
 	var out *Pool
@@ -143,7 +159,8 @@ func (a *Admin) poolTxn(seen, next *Pool, kind EventType) (*Txn, error) {
 // sweepOrder is the order in which a pool's records are deleted. Bindings go first, so that none is ever without its
 // key; pending rotations go before the lives they wait for.
 var sweepOrder = []Kind{
-	KindBinding, KindPending, KindActive, KindSlot, KindBackup, KindRetired, KindFingerprint, KindRotation, KindLock,
+	KindBinding, KindPending, KindActive, KindSlot, KindPreparation, KindBackup, KindRetired, KindFingerprint, KindRotation, KindToken,
+	KindHealth, KindLock,
 }
 
 // DeletePool deletes a pool and everything in it but its events. It can be called again after an interruption at any
@@ -237,7 +254,7 @@ func (a *Admin) checkEmpty(ctx context.Context, name, remedy string) error {
 	for _, c := range [...]struct {
 		kind Kind
 		what string
-	}{{KindActive, "active keys"}, {KindBackup, "backups"}, {KindPending, "waiting rotations"}, {KindBinding, "bindings"}} {
+	}{{KindActive, "active keys"}, {KindBackup, "backups"}, {KindPreparation, "keys in preparation"}, {KindPending, "waiting rotations"}, {KindBinding, "bindings"}} {
 		recs, _, err := a.Store.List(ctx, c.kind, name, 0)
 		if err != nil {
 			return err

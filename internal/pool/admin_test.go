@@ -95,7 +95,9 @@ func (r *adminRig) checkRevision(revision int64, recs func() []pool.Record, t *p
 	}
 	what := "a sweep"
 	if t != nil {
-		what = fmt.Sprintf("%s of %s", t.Event.Type, t.Event.Subject)
+		if what = "a reading"; t.Event != nil {
+			what = fmt.Sprintf("%s of %s", t.Event.Type, t.Event.Subject)
+		}
 		if problem := lintTxn(t); problem != "" {
 			r.t.Errorf("revision %d, %s: %s", revision, what, problem)
 		}
@@ -112,7 +114,9 @@ func lintTxn(t *pool.Txn) string {
 		guards[g.Ref] = g
 	}
 	switch {
-	case t.Event == nil || t.Event.ID == "" || t.Event.Type == "" || t.Event.Subject == "" || t.Event.Time.IsZero():
+	case t.Event == nil:
+		return lintReading(t)
+	case t.Event.ID == "" || t.Event.Type == "" || t.Event.Subject == "" || t.Event.Time.IsZero():
 		return "has no whole event"
 	case guards[pool.PoolRef(t.Event.Pool)].Ref == pool.Ref{}:
 		return "does not compare the pool"
@@ -144,6 +148,17 @@ func lintTxn(t *pool.Txn) string {
 				return fmt.Sprintf("puts %s/%s without comparing %s/", ref.Kind, ref.Name, home)
 			}
 		}
+	}
+	return ""
+}
+
+// lintReading says what a transaction without an event does that is a transition.
+func lintReading(t *pool.Txn) string {
+	if len(t.If) != 1 || len(t.Put) != 1 || len(t.Delete) != 0 || t.If[0].Rule != pool.Modified || t.If[0].Revision == 0 || t.If[0].Ref != t.Put[0].Ref() {
+		return "does without an event more than writing one record over what was read"
+	}
+	if _, ok := t.Put[0].(*pool.Active); !ok {
+		return "writes without an event what is no reading of a key"
 	}
 	return ""
 }

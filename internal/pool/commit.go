@@ -18,6 +18,7 @@ type situation struct {
 	active  *Active
 	pending *Pending // nil: none
 	backup  *Backup
+	token   *Token // of the bound, as it was seen; nil: none is used
 }
 
 // commit ends the life under a won term, starting from the state the campaign saw. It reports whether the lock is
@@ -37,16 +38,16 @@ func (r *Rotator) commit(ctx context.Context, f *flight, term *Term, s *State) (
 		if err != nil {
 			return false, err
 		}
-		if f.fulfils && (now.pending == nil || now.pending.Generation != f.life.Generation) {
+		if f.fulfils && !now.waits(f.life) {
 			return false, errCancelled
 		}
 		if err := mayRotate(now.pool, now.active, f.req.Trigger); err != nil {
 			return false, err
 		}
-		if now.backup, err = r.findBackup(ctx, f.life.Pool, spent); err != nil {
-			return false, err
+		if f.req.reported && now.pool.IncidentAt(r.Now()) != nil {
+			return false, errIncident
 		}
-		lost, err := r.attempt(ctx, f, term, now)
+		lost, err := r.attempt(ctx, f, term, now, spent)
 		if err != nil || lost == nil {
 			return err == nil, err
 		}
@@ -118,13 +119,35 @@ func lostTo(t *Txn, res *Result) (*loss, error) {
 	return &loss{t, res}, nil
 }
 
-// attempt makes the rotation, or without a backup records that it waits. It returns nil if that is done.
-func (r *Rotator) attempt(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
+// attempt makes the rotation, or without a backup records that it waits. It returns nil if that is done. The token comes
+// before the backup, so that nobody who is refused at the bound keeps stock from others; only a rotation that waits already
+// needs a token for nothing but a backup.
+func (r *Rotator) attempt(ctx context.Context, f *flight, term *Term, now situation, spent map[string]bool) (lost *loss, err error) {
+	defer func() { r.settleToken(now.token, f, err == nil && lost == nil) }()
+	waits := now.waits(f.life)
+	if !waits {
+		if now.token, err = r.findToken(ctx, f, now.pool); err != nil {
+			return nil, err
+		}
+	}
+	if now.backup, err = r.findBackup(ctx, f.life.Pool, spent); err != nil {
+		return nil, err
+	}
 	if now.backup == nil {
 		return r.park(ctx, f, term, now)
 	}
 	defer r.stock.drop(now.backup.Ref())
+	if waits {
+		if now.token, err = r.findToken(ctx, f, now.pool); err != nil {
+			return nil, err
+		}
+	}
 	return r.swap(ctx, f, term, now)
+}
+
+// waits reports whether the rotation of a life waits for stock.
+func (now *situation) waits(l Life) bool {
+	return now.pending != nil && now.pending.Generation == l.Generation
 }
 
 // searchStock looks into the store when the mirror shows no backup that could be used: "no stock" is never said from
@@ -151,6 +174,9 @@ func (r *Rotator) searchStock(ctx context.Context, pool string, not map[string]b
 // rotation as it is on record. It returns the lost result for another try.
 func (r *Rotator) swap(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
 	txn, rot, successor := rotationTxn(f, term, now, r.Replica, r.Now())
+	if err := r.Steps(ctx, StepSend, f.life); err != nil {
+		return nil, err
+	}
 	began := time.Now()
 	res, err := r.applier.apply(ctx, txn)
 	if err != nil {
@@ -173,7 +199,8 @@ func (r *Rotator) swap(ctx context.Context, f *flight, term *Term, now situation
 
 // rotationTxn is the transaction at the heart of the service. Its compares alone make a rotation correct: the life is
 // still in service (and was not rotated: rotations are kept longer than any call lives), the backup is as it was seen
-// and in no other home, the pool is neither changed nor paused nor deleted, and nobody has taken the lock over.
+// and in no other home, the pool is neither changed nor paused nor deleted, the token of its bound was not used by anybody
+// else, and nobody has taken the lock over.
 func rotationTxn(f *flight, term *Term, now situation, replica string, at time.Time) (*Txn, *Rotation, *Active) {
 	old, backup := now.active, now.backup
 	rot := &Rotation{
@@ -181,7 +208,7 @@ func rotationTxn(f *flight, term *Term, now situation, replica string, at time.T
 		Trigger: f.req.Trigger, Source: f.req.Source, Reason: f.req.Reason, RequestID: f.req.RequestID, ProxyID: f.req.ProxyID,
 		Holder: replica, CommittedAt: at,
 	}
-	if p := now.pending; p != nil && p.Generation == f.life.Generation {
+	if p := now.pending; now.waits(f.life) {
 		// The rotation that waited is made now: it is the one on record, whoever finishes it.
 		rot.Trigger, rot.Source, rot.Reason, rot.RequestID, rot.ProxyID = p.Trigger, p.Source, p.Reason, p.RequestID, p.ProxyID
 	}
@@ -208,6 +235,7 @@ func rotationTxn(f *flight, term *Term, now situation, replica string, at time.T
 	if now.pending != nil {
 		txn.Delete = append(txn.Delete, now.pending.Ref())
 	}
+	now.token.spend(txn, old.Key, at)
 	term.guard(txn)
 	return txn, rot, successor
 }
@@ -242,12 +270,15 @@ func newID() string { return uuid.Must(uuid.NewV7()).String() }
 // park records that the rotation waits for stock and takes the key out of service. If stock came in between, whoever
 // sees both finishes it.
 func (r *Rotator) park(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
-	if p := now.pending; p != nil && p.Generation == f.life.Generation {
-		f.revision = p.ModRevision
+	if now.waits(f.life) {
+		f.revision = now.pending.ModRevision
 		r.Locks.Resign(term)
 		return nil, nil
 	}
 	txn, pending := parkTxn(f, term, now, r.Now())
+	if err := r.Steps(ctx, StepSend, f.life); err != nil {
+		return nil, err
+	}
 	res, err := r.applier.apply(ctx, txn)
 	if err != nil {
 		return nil, err
@@ -270,6 +301,7 @@ func parkTxn(f *flight, term *Term, now situation, at time.Time) (*Txn, *Pending
 	}
 	exhausted := *now.active
 	exhausted.Status, exhausted.StatusUntil = StatusExhausted, time.Time{}
+	exhausted.StatusSince, exhausted.StatusReason = at, reasonPending
 	txn := &Txn{
 		If: []Guard{
 			Same(now.active), // an in-place write, so the version and not only the life
@@ -285,6 +317,7 @@ func parkTxn(f *flight, term *Term, now situation, at time.Time) (*Txn, *Pending
 			Status: StatusExhausted, Home: HomeActive,
 		},
 	}
+	now.token.spend(txn, f.life.Key, at)
 	term.guard(txn)
 	return txn, pending
 }
@@ -298,14 +331,17 @@ var causes = map[Kind]string{
 	KindPending:  "pending_changed",
 	KindBackup:   "backup_taken",
 	KindRetired:  "backup_taken",
+	KindToken:    "token_taken",
 }
+
+var errCannotBe = errors.New("a transaction was refused although all its compares hold: this is a bug, please report it")
 
 // reconsider looks into a lost commit. It returns nil if another try can be made from the state that was found, errAgain
 // if the lock is lost, and a refusal if no try can succeed.
 func (r *Rotator) reconsider(f *flight, lost *loss, spent map[string]bool) error {
 	failed := lost.result.Failed(lost.txn)
 	if len(failed) == 0 {
-		return errors.New("a transaction was refused although all its compares hold: this is a bug, please report it")
+		return errCannotBe
 	}
 	r.Observer.Conflict(f.life, cause(f.life, failed[0]))
 	if over := func(g Guard) bool { return g.Ref.Kind == KindRotation || g == LifeIs(f.life) }; slices.ContainsFunc(failed, over) {
@@ -316,6 +352,11 @@ func (r *Rotator) reconsider(f *flight, lost *loss, spent map[string]bool) error
 		switch ofOld := g.Ref.Name == f.life.Key; g.Ref.Kind {
 		case KindLock:
 			err = errAgain
+		case KindToken:
+			if f.lostTokens == nil {
+				f.lostTokens = make(map[string]bool)
+			}
+			f.lostTokens[g.Ref.Name] = true
 		case KindBackup, KindActive, KindRetired:
 			if !ofOld {
 				spent[g.Ref.Name] = true

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Reason is a stable code of a refusal. The values are those of rotator.v1.ErrorReason without the prefix.
@@ -36,6 +37,8 @@ const (
 	ReasonNotApplied         Reason = "NOT_APPLIED"
 	ReasonOutcomeUnknown     Reason = "OUTCOME_UNKNOWN"
 	ReasonStorageFull        Reason = "STORAGE_FULL"
+	ReasonRotationBound      Reason = "ROTATION_BOUND"
+	ReasonNothingToRetry     Reason = "NOTHING_TO_RETRY"
 )
 
 // Refusal is an error a caller is told: what was refused, why, and what to do. Its text never holds a secret.
@@ -43,8 +46,9 @@ type Refusal struct {
 	Reason   Reason
 	Message  string
 	Metadata map[string]string
-	Fields   []Violation // for ReasonInvalidArgument
-	Cause    error       // for the log; not told to callers
+	Fields   []Violation   // for ReasonInvalidArgument
+	Retry    time.Duration // when to try again, if that depends on more than the reason; 0: it does not
+	Cause    error         // for the log; not told to callers
 }
 
 // Violation is one field that breaks a rule.

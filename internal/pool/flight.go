@@ -16,24 +16,40 @@ type flight struct {
 	fulfils bool
 	done    chan struct{} // closed when the following fields are set
 
-	rotation *Rotation // nil with a nil err: it waits for stock
-	key      *Active   // the successor, if this replica made the rotation
+	lostTokens map[string]bool // found used by others; of the flight's own goroutine
+
+	rotation *Rotation // nil with a nil err: it waits for stock, or probed says why not
+	probed   *probed
+	key      *Active // the successor, if this replica made the rotation
 	revision int64
 	err      error
+}
+
+// flightKey is what requests must have in common to share a flight.
+type flightKey struct {
+	life     Life
+	confirm  bool // who wants the upstream asked first, and who does not, do not wait for each other
+	override bool // who overrides the bound must not be told what another is refused
+}
+
+// placeOf is where the flight for a request about a life is.
+func placeOf(l Life, req *RotateRequest) flightKey {
+	return flightKey{l, req.confirm, req.OverrideBound}
 }
 
 // join returns the flight for a life, and starts one if there is none. It returns nil if the Rotator is closed.
 func (r *Rotator) join(l Life, req *RotateRequest, fulfils bool) (f *flight, joined bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if f := r.flights[l]; f != nil {
+	place := placeOf(l, req)
+	if f := r.flights[place]; f != nil {
 		return f, true
 	}
 	if r.closed {
 		return nil, false
 	}
 	f = &flight{life: l, req: *req, began: r.Now(), fulfils: fulfils, done: make(chan struct{})}
-	r.flights[l] = f
+	r.flights[place] = f
 	r.work.Go(func() { r.fly(f) })
 	return f, false
 }
@@ -69,11 +85,11 @@ func (f *flight) await(ctx context.Context) bool {
 // fly does the work of a flight. The flight is taken off the table before its callers wake: one who asks again after an
 // error must not find the old one.
 func (r *Rotator) fly(f *flight) {
-	ctx, cancel := context.WithTimeout(r.base, r.Budget)
+	ctx, cancel := context.WithTimeout(r.base, r.budget(f))
 	defer cancel()
 	f.err = r.pursue(ctx, f)
 	r.mu.Lock()
-	delete(r.flights, f.life)
+	delete(r.flights, placeOf(f.life, &f.req))
 	r.mu.Unlock()
 	close(f.done)
 }
@@ -98,8 +114,18 @@ func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 		if err := r.Steps(ctx, StepCampaign, f.life); err != nil {
 			return err
 		}
+		if r.alreadyProbed(f) {
+			return nil
+		}
 		known := r.known(f, last)
-		term, state, err := r.Locks.Campaign(ctx, f.life, over.lock, known.version(f.life))
+		if r.outOfTokens(f, known) {
+			var err error
+			if last, err = r.atBound(ctx, f); !errors.Is(err, errAgain) {
+				return err
+			}
+			known = r.known(f, last)
+		}
+		term, state, err := r.Locks.Campaign(ctx, f.life, over.lock, known.version(f.life), r.purpose(ctx, f))
 		if err != nil {
 			return err
 		}
@@ -110,7 +136,9 @@ func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 			if over.lock != 0 {
 				r.Observer.TookOver(f.life, over.holder, over.after)
 			}
-			found, err = nil, r.hold(ctx, f, term, state)
+			if found, err = nil, r.hold(ctx, f, term, state); errors.Is(err, errBound) {
+				last, err = r.atBound(ctx, f)
+			}
 		} else {
 			last = state
 			found, err = r.lost(ctx, f, state)
@@ -170,7 +198,11 @@ func (r *Rotator) hold(ctx context.Context, f *flight, term *Term, s *State) err
 		r.Locks.Resign(term)
 		return err
 	}
-	released, err := r.commit(ctx, f, term, s)
+	end := r.commit
+	if f.req.confirm {
+		end = r.confirm
+	}
+	released, err := end(ctx, f, term, s)
 	if !released {
 		r.Locks.Resign(term)
 	}

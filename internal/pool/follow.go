@@ -65,7 +65,7 @@ func (r *Rotator) follow(ctx context.Context, f *flight, found *Lock) (over clai
 		select {
 		case <-changed:
 		case <-timer.C:
-			if wait := lock.BusyUntil.Sub(r.Now()); wait > 0 && lock.Stage != StageRotate {
+			if wait := r.busyFor(f, lock); wait > 0 {
 				timer.Reset(min(wait, patience))
 				continue
 			}

@@ -56,13 +56,18 @@ func (r *Rotator) replicas() (names []string) {
 	return names
 }
 
-// fulfillable lists what could be finished now, oldest first in each pool, as far as the stock goes.
+// fulfillable lists what could be finished now, oldest first in each pool, as far as the stock and the bound go.
 func (r *Rotator) fulfillable(again map[Life]time.Time) (ready []*Pending) {
+	now := r.Now()
 	r.Mirror.Read(func(s *Snapshot) {
 		for name := range s.Waiting {
 			p := s.Pool(name)
 			if p == nil || p.Pool.Paused || p.Pool.Deleting || p.Stock.Len() == 0 {
 				continue
+			}
+			most := min(p.Stock.Len(), fulfilAtOnce)
+			if left := s.Allowance(name, now); left.Bounded {
+				most = min(most, left.Left)
 			}
 			var waiting []*Pending
 			for _, w := range p.Pending {
@@ -71,7 +76,7 @@ func (r *Rotator) fulfillable(again map[Life]time.Time) (ready []*Pending) {
 				}
 			}
 			slices.SortFunc(waiting, func(a, b *Pending) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) })
-			ready = append(ready, waiting[:min(len(waiting), p.Stock.Len(), fulfilAtOnce)]...)
+			ready = append(ready, waiting[:min(len(waiting), most)]...)
 		}
 	})
 	return ready

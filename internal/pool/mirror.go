@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -38,6 +39,7 @@ type Snapshot struct {
 	Replicas map[string]*Replica
 	Broken   map[Ref]*Broken
 	Waiting  map[string]bool // pools with rotations that wait for stock
+	Relays   map[string]*Relay
 }
 
 // PoolState is what belongs to one pool. Its Pool is nil while records exist without the pool's own.
@@ -53,6 +55,11 @@ type PoolState struct {
 	Bindings  map[string]*Binding
 	Locks     map[string]*Lock
 	Stock     Stock
+	Preparing map[string]*Preparation
+	Tokens    map[string]*Token
+	Health    *Health // nil: no key was reported bad lately
+	// Probed has, by key, the lock of a probe that was given back and left the key as it was: the upstream could not be asked.
+	Probed map[string]*Lock
 }
 
 // Stock is the set of backups in no particular order, with access by position, so that a choice costs the same however
@@ -115,6 +122,7 @@ func newSnapshot(revision int64) Snapshot {
 		Replicas: make(map[string]*Replica),
 		Broken:   make(map[Ref]*Broken),
 		Waiting:  make(map[string]bool),
+		Relays:   make(map[string]*Relay),
 	}
 }
 
@@ -125,6 +133,7 @@ func (m *Mirror) Load(records []Record, revision int64, at time.Time) {
 		snap.put(rec)
 	}
 	m.mu.Lock()
+	snap.dateTokens(&m.snap, time.Now())
 	m.snap = snap
 	m.confirmed, m.toConfirm = at, time.Time{}
 	for _, chans := range m.watches {
@@ -135,6 +144,20 @@ func (m *Mirror) Load(records []Record, revision int64, at time.Time) {
 	m.loadedClose.Do(func() { close(m.loaded) })
 }
 
+// dateTokens says of all tokens when they were used last. before is what the mirror held until now: what it was shown of a
+// token is worth more than the token's own date.
+func (s *Snapshot) dateTokens(before *Snapshot, now time.Time) {
+	for name, p := range s.Pools {
+		for token, t := range p.Tokens {
+			var seen *Token
+			if q := before.Pools[name]; q != nil {
+				seen = q.Tokens[token]
+			}
+			p.Tokens[token] = t.loaded(seen, now)
+		}
+	}
+}
+
 // Apply makes the changes of whole revisions up to and including revision. Without changes it only moves the revision.
 func (m *Mirror) Apply(changes []Change, revision int64) {
 	m.mu.Lock()
@@ -143,6 +166,9 @@ func (m *Mirror) Apply(changes []Change, revision int64) {
 		ref := c.Delete
 		if c.Put != nil {
 			ref = c.Put.Ref()
+			if t, ok := c.Put.(*Token); ok {
+				c.Put = t.shown(time.Now())
+			}
 			m.snap.put(c.Put)
 		} else {
 			m.snap.remove(ref)
@@ -295,6 +321,8 @@ func (s *Snapshot) pool(name string) *PoolState {
 			Pending:   make(map[string]*Pending),
 			Bindings:  make(map[string]*Binding),
 			Locks:     make(map[string]*Lock),
+			Preparing: make(map[string]*Preparation),
+			Tokens:    make(map[string]*Token),
 		}
 		s.Pools[name] = p
 	}
@@ -337,6 +365,14 @@ func (s *Snapshot) put(rec Record) {
 		s.pool(ref.Pool).Locks[r.Key] = r
 	case *Replica:
 		s.Replicas[r.Name] = r
+	case *Preparation:
+		s.pool(ref.Pool).Preparing[r.Key] = r
+	case *Token:
+		s.pool(ref.Pool).Tokens[r.Name] = r
+	case *Health:
+		s.pool(ref.Pool).Health = r
+	case *Relay:
+		s.Relays[r.Name] = r
 	}
 }
 
@@ -346,6 +382,27 @@ func (p *PoolState) putActive(a *Active) {
 	}
 	p.Active[a.Key] = a
 	p.BySlot[a.Slot] = a
+	delete(p.Probed, a.Key)
+}
+
+// removeLock notes a probe that came to nothing: one that came to something ends the life, or puts the key's record anew in the
+// same revision.
+func (p *PoolState) removeLock(key string) {
+	lock := p.Locks[key]
+	delete(p.Locks, key)
+	if lock == nil || lock.Stage != StageProbe {
+		return
+	}
+	if a := p.Active[key]; a == nil || a.Life() != lock.Life {
+		return
+	}
+	if before := p.Probed[key]; before != nil && before.Life == lock.Life && lock.BusyUntil.Before(before.BusyUntil.Add(probeMemory)) {
+		return // its holder found that the upstream had been asked
+	}
+	if p.Probed == nil {
+		p.Probed = make(map[string]*Lock)
+	}
+	p.Probed[key] = lock
 }
 
 func (p *PoolState) putRotation(r *Rotation) {
@@ -360,8 +417,12 @@ func (p *PoolState) putRotation(r *Rotation) {
 
 func (s *Snapshot) remove(ref Ref) {
 	delete(s.Broken, ref)
-	if ref.Kind == KindReplica {
+	switch ref.Kind {
+	case KindReplica:
 		delete(s.Replicas, ref.Name)
+		return
+	case KindRelay:
+		delete(s.Relays, ref.Name)
 		return
 	}
 	p := s.Pools[ref.Pool]
@@ -378,6 +439,7 @@ func (s *Snapshot) remove(ref Ref) {
 			delete(p.BySlot, a.Slot)
 		}
 		delete(p.Active, ref.Name)
+		delete(p.Probed, ref.Name)
 	case KindBackup:
 		delete(p.Backup, ref.Name)
 		p.Stock.remove(ref.Name)
@@ -393,7 +455,13 @@ func (s *Snapshot) remove(ref Ref) {
 	case KindBinding:
 		delete(p.Bindings, ref.Name)
 	case KindLock:
-		delete(p.Locks, ref.Name)
+		p.removeLock(ref.Name)
+	case KindPreparation:
+		delete(p.Preparing, ref.Name)
+	case KindToken:
+		delete(p.Tokens, ref.Name)
+	case KindHealth:
+		p.Health = nil
 	}
 	if p.empty() {
 		delete(s.Pools, ref.Pool)
@@ -410,7 +478,8 @@ func (p *PoolState) removeRotation(ref Ref) {
 }
 
 func (p *PoolState) empty() bool {
-	return p.Pool == nil && len(p.Slots)+len(p.Active)+len(p.Backup)+len(p.Retired)+len(p.Rotations)+len(p.Pending)+len(p.Bindings)+len(p.Locks) == 0
+	return p.Pool == nil && p.Health == nil && len(p.Slots)+len(p.Active)+len(p.Backup)+len(p.Retired)+len(p.Rotations)+len(p.Pending)+
+		len(p.Bindings)+len(p.Locks)+len(p.Preparing)+len(p.Tokens) == 0
 }
 
 // Rotation returns the record of how a life ended, nil if there is none here.
@@ -434,3 +503,21 @@ func (p *PoolState) LastRotation(key string) *Rotation {
 
 // ReplicaNames lists the live replicas by name.
 func (s *Snapshot) ReplicaNames() []string { return slices.Sorted(maps.Keys(s.Replicas)) }
+
+// KnownSchema is the newest record schema that all replicas on record know. It is 1, which all do, as long as one of them
+// cannot be read or the replica that asks is not on record itself: then others may not be either.
+func (s *Snapshot) KnownSchema(replica string) int {
+	if s.Replicas[replica] == nil {
+		return 1
+	}
+	for ref := range s.Broken {
+		if ref.Kind == KindReplica {
+			return 1
+		}
+	}
+	known := math.MaxInt
+	for _, r := range s.Replicas {
+		known = min(known, r.KnowsSchema)
+	}
+	return max(1, known)
+}

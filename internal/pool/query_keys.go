@@ -26,6 +26,15 @@ type KeyInfo struct {
 	Secret      Secret // only where the query asked for it
 	Pending     bool   // a rotation of this life waits for stock
 	SpendUSD    *float64
+	BudgetUSD   *float64
+	SpendAt     time.Time
+
+	StatusSince  time.Time
+	StatusReason string
+
+	Phase     Phase // of a preparing or retired key
+	Problem   string
+	NextTryAt time.Time
 }
 
 // Info is the key without its secret. Whether a rotation waits is not known from the record alone.
@@ -33,7 +42,8 @@ func (a *Active) Info() KeyInfo {
 	return KeyInfo{
 		Pool: a.Pool, ID: a.Key, Home: HomeActive, Slot: a.Slot, Generation: a.CreateRevision,
 		Status: a.Status, StatusUntil: a.StatusUntil, Sealed: a.Sealed, Labels: a.Labels, Replaces: a.Replaces,
-		AddedAt: a.AddedAt, Revision: a.ModRevision, SpendUSD: a.SpendUSD,
+		AddedAt: a.AddedAt, Revision: a.ModRevision, SpendUSD: a.SpendUSD, BudgetUSD: a.BudgetUSD, SpendAt: a.SpendAt,
+		StatusSince: a.StatusSince, StatusReason: a.StatusReason,
 	}
 }
 
@@ -47,10 +57,28 @@ func (b *Backup) Info() KeyInfo {
 
 // Info is the key without its secret.
 func (r *Retired) Info() KeyInfo {
-	return KeyInfo{
+	info := KeyInfo{
 		Pool: r.Pool, ID: r.Key, Home: HomeRetired, Slot: r.Slot, Generation: r.Generation, Sealed: r.Sealed,
 		Labels: r.Labels, ReplacedBy: r.ReplacedBy, AddedAt: r.AddedAt, RetiredAt: r.RetiredAt,
-		Revision: r.ModRevision, SpendUSD: r.SpendUSD,
+		Revision: r.ModRevision, SpendUSD: r.SpendUSD, Phase: r.Phase,
+	}
+	info.work(r.Work)
+	return info
+}
+
+// Info is the key without its secret.
+func (p *Preparation) Info() KeyInfo {
+	info := KeyInfo{
+		Pool: p.Pool, ID: p.Key, Home: HomePreparing, Sealed: p.Sealed, Labels: p.Labels, AddedAt: p.PlannedAt,
+		Revision: p.ModRevision, Phase: p.Phase,
+	}
+	info.work(p.Work)
+	return info
+}
+
+func (k *KeyInfo) work(w *Work) {
+	if w != nil {
+		k.Problem, k.NextTryAt = w.Problem, w.NotBefore
 	}
 }
 
@@ -243,7 +271,10 @@ func (s *Snapshot) key(pool, key string) (KeyInfo, error) {
 	if r := p.Retired[key]; r != nil {
 		return r.Info(), nil
 	}
-	refs := []Ref{ActiveRef(pool, key), BackupRef(pool, key), RetiredRef(pool, key)}
+	if prep := p.Preparing[key]; prep != nil {
+		return prep.Info(), nil
+	}
+	refs := []Ref{ActiveRef(pool, key), BackupRef(pool, key), RetiredRef(pool, key), PreparationRef(pool, key)}
 	if err := s.broken(refs...); err != nil {
 		return KeyInfo{}, err
 	}
@@ -280,12 +311,12 @@ type KeysFilter struct {
 	PendingOnly bool // only keys with a rotation that waits for stock
 }
 
-// ListKeys lists keys by home (active, backup, retired) and then id, never with a secret. Keys whose record cannot be
+// ListKeys lists keys by home (active, backup, retired, preparing) and then id, never with a secret. Keys whose record cannot be
 // decoded are not in the list.
 func (q *Queries) ListKeys(ctx context.Context, filter KeysFilter, req PageRequest) (*Page[KeyInfo], error) {
 	var f violations
 	f.name("pool", filter.Pool)
-	if filter.Home < HomeNone || filter.Home > HomeRetired {
+	if filter.Home < HomeNone || filter.Home > HomePreparing {
 		f.add("home", "is unknown")
 	}
 	page := newPager[listedKey]("keys", req, &f)
@@ -336,6 +367,11 @@ func (f KeysFilter) offer(p *PoolState, page *pager[listedKey]) {
 	if f.wants(HomeRetired) && !f.PendingOnly {
 		for id, r := range p.Retired {
 			page.offer(place{int64(HomeRetired), id}, listedKey{r, false})
+		}
+	}
+	if f.wants(HomePreparing) && !f.PendingOnly {
+		for id, prep := range p.Preparing {
+			page.offer(place{int64(HomePreparing), id}, listedKey{prep, false})
 		}
 	}
 }

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"slices"
+	"time"
 )
 
 // PoolCounts counts the readable records of a pool.
@@ -10,10 +11,16 @@ type PoolCounts struct {
 	Active, Backup, Retired, Pending, Bindings int
 }
 
-// PoolInfo is a pool with its counts.
+// PoolInfo is a pool with its counts, and what its bound leaves of rotations.
 type PoolInfo struct {
 	*Pool
-	Counts PoolCounts
+	Counts    PoolCounts
+	Rotations Allowance
+}
+
+// info is a pool that s has.
+func (s *Snapshot) info(p *PoolState, now time.Time) PoolInfo {
+	return PoolInfo{p.Pool, p.counts(), s.Allowance(p.Pool.Name, now)}
 }
 
 func (p *PoolState) counts() PoolCounts {
@@ -25,11 +32,12 @@ func (p *PoolState) counts() PoolCounts {
 
 // WithCounts completes a pool that another answer named with its counts, as far as the mirror knows.
 func (q *Queries) WithCounts(p *Pool) PoolInfo {
-	info := PoolInfo{Pool: p}
+	info, now := PoolInfo{Pool: p}, q.now()
 	q.mirror.Read(func(s *Snapshot) {
 		if state := s.Pools[p.Name]; state != nil {
 			info.Counts = state.counts()
 		}
+		info.Rotations = s.allowance(p, now)
 	})
 	return info
 }
@@ -50,7 +58,7 @@ func (q *Queries) GetPool(ctx context.Context, name string, minRevision int64) (
 		if err := s.broken(PoolRef(name)); err != nil {
 			return err
 		}
-		info, revision = PoolInfo{p.Pool, p.counts()}, s.Revision
+		info, revision = s.info(p, q.now()), s.Revision
 		return nil
 	})
 	return info, revision, err
@@ -64,11 +72,12 @@ func (q *Queries) ListPools(ctx context.Context, req PageRequest) (*Page[PoolInf
 		return nil, err
 	}
 	var revision int64
+	now := q.now()
 	err := q.answer(ctx, "", req.MinRevision, func(s *Snapshot) error {
 		revision = s.Revision
 		for name, p := range s.Pools {
 			if p.Pool != nil {
-				page.offer(place{0, name}, PoolInfo{p.Pool, p.counts()})
+				page.offer(place{0, name}, s.info(p, now))
 			}
 		}
 		return nil

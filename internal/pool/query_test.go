@@ -550,7 +550,7 @@ func TestQueryViolations(t *testing.T) {
 		}},
 		"ListPools": {[]string{"page_size", "page_token", "min_revision"}, func() error { _, err := w.ListPools(ctx, bad); return err }},
 		"ListKeys": {[]string{"pool", "home", "page_size", "page_token", "min_revision"}, func() error {
-			_, err := w.ListKeys(ctx, pool.KeysFilter{Home: 4}, bad)
+			_, err := w.ListKeys(ctx, pool.KeysFilter{Home: 5}, bad)
 			return err
 		}},
 		"ListBindings": {[]string{"pool", "slot", "page_size", "page_token", "min_revision"}, func() error {

@@ -41,6 +41,11 @@ type RotateRequest struct {
 	Reason     string
 	RequestID  string // "": one is made up
 	ProxyID    string
+	// OverrideBound rotates although the pool's bound is reached, and uses nothing of it. Only for TriggerOperator.
+	OverrideBound bool
+
+	reported bool // an upstream's answer asks, and nobody who knows: not to be made while the pool is in an incident
+	confirm  bool // the upstream is to be asked about the key first
 }
 
 func (r *RotateRequest) check() error {
@@ -55,6 +60,9 @@ func (r *RotateRequest) check() error {
 	v.add("reason", CheckText(r.Reason, MaxReason))
 	v.add("request_id", CheckRequestID(r.RequestID))
 	v.optionalName("proxy_id", r.ProxyID)
+	if r.OverrideBound && r.Trigger != TriggerOperator {
+		v.add("override_bound", "is for operators: it needs the trigger operator")
+	}
 	return v.refusal()
 }
 
@@ -64,22 +72,30 @@ type RotateResult struct {
 	Rotation *Rotation // nil while pending
 	Key      *Active   // the slot's current key; while pending another usable key; may be nil
 	Revision int64
+
+	probed *probed // what a probe found that kept the key from being rotated; then nothing else is set
 }
 
 // Locks is the per-key campaign. It saves work and orders side effects; what it grants is checked again by the commit.
 type Locks interface {
 	// Campaign makes one attempt to take the lock of a life that is still in service: if nobody holds it (over = 0), or
 	// over the head of the holder who wrote it at revision over. If seen is not 0 the key's record must still be as it was
-	// put at that revision.
+	// put at that revision. p says what the lock is wanted for, as others shall see it.
 	//
 	// It returns a term if it won, and the state that decided: LockRef, ActiveRef, RotationRef and PendingRef of the life,
 	// and PoolRef, at the campaign's revision. A term that was won with seen may come without: the caller has it.
 	//
 	// It blocks for a few round trips at most. After an error this replica does not hold the lock for long: a lock
 	// that was written although the answer was lost is deleted as soon as that can be done.
-	Campaign(ctx context.Context, l Life, over, seen int64) (*Term, *State, error)
+	Campaign(ctx context.Context, l Life, over, seen int64, p Purpose) (*Term, *State, error)
 	// Resign gives a lock back that no transaction has released. It does not block and may do nothing.
 	Resign(t *Term)
+}
+
+// Purpose is what a lock is wanted for.
+type Purpose struct {
+	Stage     string    // StageRotate or StageProbe
+	BusyUntil time.Time // until when an upstream may be busy answering; zero: none is asked
 }
 
 // Term is a won campaign: a context that ends with the session behind the lock, and a fence that every write of the
@@ -106,7 +122,8 @@ type Step string
 const (
 	StepCampaign Step = "campaign" // before the lock is asked for
 	StepLocked   Step = "locked"   // the lock is held
-	StepRead     Step = "read"     // all that the commit needs has been read
+	StepRead     Step = "read"     // what the commit rests on has been read
+	StepSend     Step = "send"     // the commit is made up and about to be sent
 	StepCommit   Step = "commit"   // the commit has been answered
 	StepAnswer   Step = "answer"   // before the callers are answered
 )
@@ -117,10 +134,15 @@ type RotatorConfig struct {
 	Locks    Locks
 	Mirror   *Mirror
 	Observer Observer
-	Replica  string           // this replica's name
-	Ready    func() error     // says why the store cannot be written now, nil if it can; it must not block. Default: it can
-	Now      func() time.Time // default: time.Now
-	Budget   time.Duration    // for one rotation, whoever waits for it; default: 1.6 s
+	Replica  string     // this replica's name
+	Sealer   Sealer     // opens the keys that a report or a probe is about; nil: none is opened
+	Classify Classifier // says what reports mean; nil: nothing
+	Prober   Prober     // asks upstreams about keys; nil: none can be reached
+	// Scrub takes what looks like a secret out of what callers say. Default: nothing is taken out.
+	Scrub  func(text string) string
+	Ready  func() error     // says why the store cannot be written now, nil if it can; it must not block. Default: it can
+	Now    func() time.Time // default: time.Now
+	Budget time.Duration    // for one rotation, whoever waits for it; default: 1.6 s
 	// Steps is called at each step of each rotation. A test may block or fail there; it is nil in the service.
 	Steps func(ctx context.Context, s Step, l Life) error
 }
@@ -131,14 +153,19 @@ type Rotator struct {
 	applier  applier
 	stock    reservations
 	begun    begunLives
+	purse    purse
 	patience patience
 	reads    sharedReads
+	strikes  rounds[string, Strike, *Incident]
+	cooling  rounds[Life, coolDown, *Active]
+	struck   healthNotes
+	working  workingKeys
 	base     context.Context
 	stop     context.CancelFunc
 	work     sync.WaitGroup
 
 	mu      sync.Mutex // protects the following fields
-	flights map[Life]*flight
+	flights map[flightKey]*flight
 	closed  bool
 }
 
@@ -156,9 +183,13 @@ func NewRotator(cfg RotatorConfig) *Rotator {
 	if cfg.Steps == nil {
 		cfg.Steps = func(context.Context, Step, Life) error { return nil }
 	}
-	r := &Rotator{RotatorConfig: cfg, flights: make(map[Life]*flight)}
-	r.applier = applier{store: cfg.Store, unknown: func(t *Txn, attempt int, err error) {
-		cfg.Observer.OutcomeUnknown(t.Event.Pool, t.Event.Subject, attempt, err)
+	if cfg.Scrub == nil {
+		cfg.Scrub = func(text string) string { return text }
+	}
+	r := &Rotator{RotatorConfig: cfg, flights: make(map[flightKey]*flight)}
+	r.applier = applier{store: cfg.Store, now: cfg.Now, unknown: func(t *Txn, attempt int, err error) {
+		pool, subject := t.about()
+		cfg.Observer.OutcomeUnknown(pool, subject, attempt, err)
 	}}
 	r.base, r.stop = context.WithCancel(context.Background())
 	return r
@@ -191,14 +222,23 @@ func (r *Rotator) spawn(fn func()) bool {
 // The work does not end with ctx: a caller who goes away leaves it to the others. After an error with
 // ReasonOutcomeUnknown the call can be repeated with the same request id.
 func (r *Rotator) Rotate(ctx context.Context, req RotateRequest) (*RotateResult, error) {
-	began := r.Now()
 	if err := req.check(); err != nil {
 		return nil, err
 	}
+	req.Source, req.Reason = r.Scrub(req.Source), r.Scrub(req.Reason)
+	return r.rotate(ctx, req)
+}
+
+// rotate is Rotate for a request that was checked.
+func (r *Rotator) rotate(ctx context.Context, req RotateRequest) (*RotateResult, error) {
+	began := r.Now()
 	if req.RequestID == "" {
 		req.RequestID = uuid.NewString()
 	}
 	res, shared, err := r.answer(ctx, &req)
+	if err == nil && res.probed != nil {
+		return res, nil
+	}
 	life := Life{req.Pool, req.Key, req.Generation}
 	if res != nil && res.Rotation != nil {
 		life = res.Rotation.Life
@@ -245,8 +285,12 @@ func (r *Rotator) answer(ctx context.Context, req *RotateRequest) (res *RotateRe
 		switch {
 		case joined && (errors.Is(f.err, errCancelled) || !again && f.decidedBefore()):
 			continue // that flight is over: look anew, once
+		case joined && errors.Is(f.err, errIncident) && !req.reported:
+			continue // that flight was a report's, and this call is none
 		case f.err != nil:
 			return nil, joined, f.err
+		case f.probed != nil:
+			return &RotateResult{probed: f.probed, Revision: f.revision}, joined, nil
 		case f.rotation == nil:
 			return r.pendingResult(ctx, req, f.revision), joined, nil
 		}

@@ -30,7 +30,7 @@ type sightings struct {
 	mu                           sync.Mutex
 	rotated, parked, tookOver    int
 	unknown, answered, conflicts int
-	shared                       int
+	shared, bounds               int
 	causes                       map[string]int
 }
 
@@ -39,6 +39,7 @@ func (s *sightings) count(n *int) { s.mu.Lock(); *n++; s.mu.Unlock() }
 func (s *sightings) Rotated(*pool.Rotation, time.Duration)     { s.count(&s.rotated) }
 func (s *sightings) Parked(*pool.Pending)                      { s.count(&s.parked) }
 func (s *sightings) TookOver(pool.Life, string, time.Duration) { s.count(&s.tookOver) }
+func (s *sightings) BoundReached(*pool.Pool, string)           { s.count(&s.bounds) }
 func (s *sightings) OutcomeUnknown(string, string, int, error) { s.count(&s.unknown) }
 func (s *sightings) Answered(_ pool.Life, _ pool.Trigger, _, _ string, shared bool, _ time.Duration) {
 	s.count(&s.answered)
@@ -316,23 +317,6 @@ func TestTakeOverAfterPatience(t *testing.T) {
 		r.want("took over", r.seen.tookOver, 1)
 		if took := time.Since(began); took < 50*time.Millisecond || took > 300*time.Millisecond {
 			t.Errorf("the take-over took %v", took)
-		}
-	})
-}
-
-// A holder that says it calls an upstream is given the time it asked for, and no more.
-func TestBusyHolderIsLeftAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRotateRig(t, 1, func(cfg *pool.RotatorConfig) { cfg.Budget = time.Minute })
-		life := r.active("a")
-		r.backups("b")
-		began := time.Now()
-		r.store.Put(&pool.Lock{Life: life, Holder: "busy", Stage: "probe", BusyUntil: began.Add(5 * time.Second)})
-		if _, err := r.rotators[0].Rotate(t.Context(), request(life, "mine")); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(began); took < 5*time.Second || took > 6*time.Second {
-			t.Errorf("the lock of a holder that was busy for 5 s was taken over after %v", took)
 		}
 	})
 }
@@ -650,6 +634,42 @@ func TestRotationFromOldMemory(t *testing.T) {
 			if got := pool.ReasonOf(err); got != tt.want || err != nil && tt.want == "" {
 				t.Errorf("rotated with %v, want %q", err, tt.want)
 			}
+		})
+	}
+}
+
+// Crash tests stop a rotation at its steps, so each is passed, in order, whatever the rotation comes to. At the last one
+// before it is sent, nothing of the commit is in the store.
+func TestSteps(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		stock []string
+	}{{"rotated", []string{"b"}}, {"waits for stock", nil}} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var passed []pool.Step
+				var sent, answered int64
+				var r *rotateRig
+				r = newRotateRig(t, 1, func(cfg *pool.RotatorConfig) {
+					cfg.Steps = func(_ context.Context, s pool.Step, _ pool.Life) error {
+						passed = append(passed, s)
+						switch s {
+						case pool.StepSend:
+							sent = r.store.Revision()
+						case pool.StepCommit:
+							answered = r.store.Revision()
+						}
+						return nil
+					}
+				})
+				life := r.active("a")
+				r.backups(test.stock...)
+				if _, err := r.rotators[0].Rotate(t.Context(), request(life, "r")); err != nil {
+					t.Fatal(err)
+				}
+				r.want("steps", fmt.Sprint(passed), "[campaign locked read send commit answer]")
+				r.want("revisions between the last two", answered-sent, int64(1))
+			})
 		})
 	}
 }

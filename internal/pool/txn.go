@@ -24,10 +24,14 @@ const (
 	KindEvent       Kind = "events"
 	KindLock        Kind = "locks"
 	KindReplica     Kind = "replicas"
+	KindToken       Kind = "tokens"
+	KindHealth      Kind = "health"
+	KindPreparation Kind = "stock"
+	KindRelay       Kind = "relays"
 )
 
-// Ref names a record. Which fields are set follows from the kind: pools have only Pool, replicas only Name, rotations
-// have a Generation.
+// Ref names a record. Which fields are set follows from the kind: pools have only Pool, replicas and relays only Name,
+// rotations have a Generation.
 type Ref struct {
 	Kind       Kind
 	Pool       string
@@ -75,6 +79,18 @@ func EventRef(pool, id string) Ref { return Ref{Kind: KindEvent, Pool: pool, Nam
 // ReplicaRef names a replica.
 func ReplicaRef(name string) Ref { return Ref{Kind: KindReplica, Name: name} }
 
+// TokenRef names a token of a pool's bound.
+func TokenRef(pool, name string) Ref { return Ref{Kind: KindToken, Pool: pool, Name: name} }
+
+// HealthRef names the record of which keys were reported bad.
+func HealthRef(pool string) Ref { return Ref{Kind: KindHealth, Pool: pool, Name: "reports"} }
+
+// PreparationRef names a key in preparation.
+func PreparationRef(pool, key string) Ref { return Ref{Kind: KindPreparation, Pool: pool, Name: key} }
+
+// RelayRef names the record of how far a relay has come.
+func RelayRef(name string) Ref { return Ref{Kind: KindRelay, Name: name} }
+
 // Record is any of the record types, as a pointer. Records are immutable once they are in a State or the Mirror.
 type Record interface {
 	Ref() Ref
@@ -114,6 +130,18 @@ func (l *Lock) Ref() Ref { return LockRef(l.Pool, l.Key) }
 
 // Ref implements Record.
 func (r *Replica) Ref() Ref { return ReplicaRef(r.Name) }
+
+// Ref implements Record.
+func (t *Token) Ref() Ref { return TokenRef(t.Pool, t.Name) }
+
+// Ref implements Record.
+func (h *Health) Ref() Ref { return HealthRef(h.Pool) }
+
+// Ref implements Record.
+func (p *Preparation) Ref() Ref { return PreparationRef(p.Pool, p.Key) }
+
+// Ref implements Record.
+func (r *Relay) Ref() Ref { return RelayRef(r.Name) }
 
 // At implements Record for all record types.
 func (v Version) At() Version { return v }
@@ -201,7 +229,9 @@ func (g Guard) Holds(s *State) bool {
 	return at.ModRevision == g.Revision
 }
 
-// Txn is one guarded transition: all guards hold and all changes happen, or nothing does. The event is part of it.
+// Txn is one guarded transition: all guards hold and all changes happen, or nothing does. The event is part of it; it is nil
+// for what is no transition, such as a note that a key was reported bad. Then a second copy of it is not known again: its
+// guards must not hold any more once it was applied.
 //
 // Sending the same Txn again after an unknown outcome is safe: its event is written once. A definite "no" answers for all
 // copies under way if one of the guards that did not hold is final; else see Result.Late.
@@ -210,6 +240,21 @@ type Txn struct {
 	Put    []Record
 	Delete []Ref
 	Event  *Event
+	// NotAfter is when the last send may begin: what the transaction is dated with would be too old. Zero: at any time.
+	NotAfter time.Time
+}
+
+// about is what the transaction is about, for the log. One without an event, which makes no transition, is about the record
+// that it puts.
+func (t *Txn) about() (pool, subject string) {
+	switch {
+	case t.Event != nil:
+		return t.Event.Pool, t.Event.Subject
+	case len(t.Put) > 0:
+		ref := t.Put[0].Ref()
+		return ref.Pool, string(ref.Kind) + "/" + ref.Name
+	}
+	return "", ""
 }
 
 // Result is the store's definite answer to a Txn.
@@ -222,8 +267,11 @@ type Result struct {
 }
 
 // final reports whether the guard, once it does not hold, never will: revisions do not come back. What must be absent may
-// be removed, but for the record of a rotation, which outlives every send.
-func (g Guard) final() bool { return g.Revision != 0 || g.Ref.Kind == KindRotation }
+// be removed, but for the record of a rotation, which outlives every send, and a token, which goes only with its pool, whose
+// record is compared too.
+func (g Guard) final() bool {
+	return g.Revision != 0 || g.Ref.Kind == KindRotation || g.Ref.Kind == KindToken
+}
 
 // Failed lists the guards that did not hold.
 func (r *Result) Failed(t *Txn) []Guard {
@@ -267,6 +315,7 @@ const (
 // applier sends transactions until their outcome is known.
 type applier struct {
 	store Store
+	now   func() time.Time
 	// unknown is told of each send whose outcome was not known, for the log and the metrics.
 	unknown func(t *Txn, attempt int, err error)
 }
@@ -278,6 +327,12 @@ type applier struct {
 func (a *applier) apply(ctx context.Context, t *Txn) (*Result, error) {
 	maybe := false
 	for attempt, pause := 1, resendPause; ; attempt, pause = attempt+1, min(2*pause, maxResendPause) {
+		if !t.NotAfter.IsZero() && a.now().After(t.NotAfter) { // this process stood still
+			if maybe {
+				return nil, errNotKnown
+			}
+			return nil, Refuse(ReasonNotApplied, "this replica was held up, and what it was about to write is out of date; try again")
+		}
 		res, err := a.send(ctx, t, firstAnswer<<min(attempt-1, 8))
 		switch {
 		case err == nil:

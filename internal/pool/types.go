@@ -75,9 +75,10 @@ const (
 	HomeActive
 	HomeBackup
 	HomeRetired
+	HomePreparing
 )
 
-var homeNames = [...]string{"none", "active", "backup", "retired"}
+var homeNames = [...]string{"none", "active", "backup", "retired", "preparing"}
 
 // String is the home's name in messages and tables.
 func (h Home) String() string {
@@ -87,7 +88,8 @@ func (h Home) String() string {
 	return homeNames[h]
 }
 
-// Version is what the store knows about where a record stands: Schema as written and the etcd revisions.
+// Version is what the store knows about where a record stands: the etcd revisions, and the schema it was written with. A
+// record that was not read has this build's; the store may write it with an older one, which all replicas know.
 type Version struct {
 	Schema         int
 	CreateRevision int64
@@ -97,12 +99,6 @@ type Version struct {
 // TooNew reports whether a newer build wrote the record, so that rewriting it here would drop fields.
 func (v Version) TooNew() bool { return v.Schema > Schema }
 
-// Spec is the part of a pool that operators write.
-type Spec struct {
-	Description string
-	Labels      map[string]string
-}
-
 // Pool is a set of interchangeable keys for one upstream.
 type Pool struct {
 	Version
@@ -111,6 +107,27 @@ type Pool struct {
 	Paused    bool
 	Deleting  bool
 	CreatedAt time.Time
+	Incident  *Incident // nil: none was recognised, or it was ended
+	// Credential is the pool's own, for its upstream's admin API; sealed for the key id CredentialID. Zero: it has none.
+	Credential Sealed
+}
+
+// CredentialID is what a pool's credential is sealed for in place of a key's id. No key can have it.
+const CredentialID = "@credential"
+
+// Incident is a time in which so many keys of a pool were reported bad that the upstream itself must be at fault.
+type Incident struct {
+	Since time.Time
+	Until time.Time // when it ends by itself
+	Keys  int       // reported bad when it was recognised
+}
+
+// IncidentAt is the incident that is going on, nil if there is none: one whose time has passed is over without a write.
+func (p *Pool) IncidentAt(now time.Time) *Incident {
+	if p.Incident == nil || !now.Before(p.Incident.Until) {
+		return nil
+	}
+	return p.Incident
 }
 
 // Slot is a stable place that holds one active key; rotation changes which.
@@ -134,6 +151,11 @@ type Active struct {
 	Replaces    string
 	AddedAt     time.Time
 	SpendUSD    *float64
+	BudgetUSD   *float64
+	SpendAt     time.Time // when spend and budget were read; zero: never
+
+	StatusSince  time.Time // zero: since its life began
+	StatusReason string    // the rule that matched a report, "bound" or "pending"; empty: nobody said
 }
 
 // Life names the stay that is going on.
@@ -156,20 +178,49 @@ type Backup struct {
 	AddedAt   time.Time
 }
 
-// RetiredPhase says what has happened to a retired key since.
-type RetiredPhase int
+// Phase says how far what a key still needs has come: before it is in stock, and after it was retired.
+type Phase int
 
-// The phases; the numbers are those of rotator.storage.v1.RetiredPhase.
+// The phases; the numbers are those of rotator.v1.KeyPhase. Preparations have those up to PhaseFailed, retired keys the others.
 const (
-	PhaseUnspecified RetiredPhase = iota
+	PhaseUnspecified Phase = iota
+	PhasePlanned
+	PhaseMinting
+	PhaseVerifying
+	PhaseFailed
 	PhaseRetired
+	PhaseRevoking
+	PhaseRevoked
+	PhaseOrphaned
+	PhasePurged
 )
+
+var phaseNames = [...]string{"unspecified", "planned", "minting", "verifying", "failed", "retired", "revoking", "revoked", "orphaned", "purged"}
+
+// String is the phase's name in records, logs, metrics and tables.
+func (p Phase) String() string {
+	if p < 0 || int(p) >= len(phaseNames) {
+		return "unknown"
+	}
+	return phaseNames[p]
+}
+
+// Work says what is wanted of a record and how far it has come. It is immutable: Observe and the like return a copy.
+type Work struct {
+	Generation int64            // what is wanted: raised when an operator retries, cancels or changes it
+	Observed   map[string]int64 // for each phase by name, the generation that the phase has completed
+	Attempts   int              // of the phase's upstream call, for this generation
+	NotBefore  time.Time        // not to be tried before
+	Problem    string           // why it did not work the last time, without secrets
+	Intent     string           // id of the upstream call that was decided and may have been made
+	PhaseSince time.Time
+}
 
 // Retired is a key a rotation took out of service.
 type Retired struct {
 	Version
 	Pool, Key  string
-	Phase      RetiredPhase
+	Phase      Phase // PhaseRetired or later
 	Slot       string
 	Generation int64 // its last life
 	ReplacedBy string
@@ -178,6 +229,57 @@ type Retired struct {
 	AddedAt    time.Time
 	RetiredAt  time.Time
 	SpendUSD   *float64
+	Work       *Work // nil: nothing was done yet
+}
+
+// Preparation is a key that is being minted and verified for the stock. When it is ready it becomes a Backup.
+type Preparation struct {
+	Version
+	Pool, Key string
+	Phase     Phase // PhasePlanned to PhaseFailed
+	Work      *Work
+	Sealed    Sealed // zero while a provider that chooses secrets itself was not asked
+	Labels    map[string]string
+	PlannedAt time.Time
+	Alias     string // the name the key has at the upstream
+}
+
+// Token is one of the rotations that a pool's bound allows in a window.
+type Token struct {
+	Version
+	Pool, Name string // the name is its number, or TokenReached
+	UsedAt     time.Time
+	Key        string // the key it was used for
+	// LastUse is the latest time at which it can have been used last, on this replica's clock. Only the mirror knows; it is
+	// not stored.
+	LastUse time.Time
+}
+
+// TokenReached is the name of the token that says when a pool's bound was last found reached.
+const TokenReached = "reached"
+
+// Health says which keys of a pool were reported bad lately.
+type Health struct {
+	Version
+	Pool    string
+	Strikes []Strike // by time
+}
+
+// Strike is one life that was reported bad.
+type Strike struct {
+	Key        string
+	Generation int64
+	Slot       string
+	At         time.Time
+}
+
+// Relay says how far a relay of events has come.
+type Relay struct {
+	Version
+	Name      string
+	Revision  int64 // all events up to it, and in it up to EventID, have been delivered
+	EventID   string
+	UpdatedAt time.Time
 }
 
 // Rotation is the record of how one life ended. It never changes.
@@ -283,7 +385,10 @@ type Event struct {
 	Proxy      string
 	RotationID string
 	Status     Status
+	Until      time.Time // when that status ends by itself
 	Home       Home
+	Phase      Phase
+	Rule       string // that matched a report
 }
 
 // EventType names a kind of transition, as the CloudEvents attribute "type".
@@ -297,6 +402,25 @@ const (
 	EventPoolResumed    EventType = "dev.rotatord.pool.resumed.v1"
 	EventPoolDeleting   EventType = "dev.rotatord.pool.deleting.v1"
 	EventPoolDeleted    EventType = "dev.rotatord.pool.deleted.v1"
+	EventPoolCredential EventType = "dev.rotatord.pool.credential.v1"
+
+	EventBoundReached    EventType = "dev.rotatord.pool.bound_reached.v1"
+	EventIncidentBegan   EventType = "dev.rotatord.pool.incident_began.v1"
+	EventIncidentEnded   EventType = "dev.rotatord.pool.incident_ended.v1"
+	EventStockLow        EventType = "dev.rotatord.pool.stock_low.v1"
+	EventKeyCooledDown   EventType = "dev.rotatord.key.cooled_down.v1"
+	EventKeyPlanned      EventType = "dev.rotatord.key.planned.v1"
+	EventKeyMinting      EventType = "dev.rotatord.key.minting.v1"
+	EventKeyMinted       EventType = "dev.rotatord.key.minted.v1"
+	EventKeyStocked      EventType = "dev.rotatord.key.stocked.v1"
+	EventKeyMintFailed   EventType = "dev.rotatord.key.mint_failed.v1"
+	EventKeyRetried      EventType = "dev.rotatord.key.retried.v1"
+	EventKeyRevoking     EventType = "dev.rotatord.key.revoking.v1"
+	EventKeyRevoked      EventType = "dev.rotatord.key.revoked.v1"
+	EventKeyOrphaned     EventType = "dev.rotatord.key.orphaned.v1"
+	EventKeyPurged       EventType = "dev.rotatord.key.purged.v1"
+	EventPendingCanceled EventType = "dev.rotatord.key.pending_cancelled.v1"
+
 	EventKeyAdded       EventType = "dev.rotatord.key.added.v1"
 	EventKeyRemoved     EventType = "dev.rotatord.key.removed.v1"
 	EventKeyRotated     EventType = "dev.rotatord.key.rotated.v1"

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -73,6 +74,7 @@ type Recorder struct {
 	lastOf     map[string]Rotation // by pool and slot
 	ended      map[string]bool     // lives
 	violations []string
+	schema     int // the newest
 }
 
 type record struct {
@@ -315,6 +317,13 @@ func (r *Recorder) Count(kind, pool string) int {
 	return len(r.names[kind+"/"+pool])
 }
 
+// Schema is the newest schema that any record seen so far carried.
+func (r *Recorder) Schema() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.schema
+}
+
 // Events is the number of events of a type seen.
 func (r *Recorder) Events(eventType string) int {
 	r.mu.Lock()
@@ -338,8 +347,11 @@ func split(key string) (kind, pool, rest string) {
 	return parts[0], parts[1], parts[2]
 }
 
-// transient kinds belong to sessions; changing them is no transition.
-func transient(kind string) bool { return kind == "locks" || kind == "replicas" || kind == "leaders" }
+// leased kinds belong to sessions.
+func leased(kind string) bool { return kind == "locks" || kind == "replicas" || kind == "leaders" }
+
+// transient kinds belong to sessions, or are notes of what was reported; changing them is no transition.
+func transient(kind string) bool { return leased(kind) || kind == "health" }
 
 func (r *Recorder) put(kv *mvccpb.KeyValue) {
 	key := strings.TrimPrefix(string(kv.Key), r.prefix)
@@ -347,8 +359,11 @@ func (r *Recorder) put(kv *mvccpb.KeyValue) {
 	if err := json.Unmarshal(kv.Value, &rec.fields); err != nil {
 		r.violate(kv.ModRevision, "%s is not JSON: %v", key, err)
 	}
+	if schema, ok := rec.fields["schema"].(float64); ok {
+		r.schema = max(r.schema, int(schema))
+	}
 	kind, pool, name := split(key)
-	if (kv.Lease != 0) != transient(kind) {
+	if (kv.Lease != 0) != leased(kind) {
 		r.violate(kv.ModRevision, "%s has lease %x", key, kv.Lease)
 	}
 	if kind == "pools" {
@@ -407,6 +422,7 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 		if _, noted := c.before[pool]; !noted {
 			c.before[pool] = len(r.names["active/"+pool])
 		}
+		was := r.records[key]
 		if e.Type == clientv3.EventTypeDelete {
 			r.remove(key)
 		} else {
@@ -415,11 +431,45 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 			c.note(kind, key, e.Kv)
 		}
 		c.kinds[kind] = append(c.kinds[kind], pool+"/"+name)
-		if !transient(kind) && kind != "events" {
+		if !transient(kind) && kind != "events" && kind != "relays" && !noTransition(kind, name, was, r.records[key]) {
 			c.durable++
 		}
 	}
 	return c
+}
+
+// noTransition reports whether a change leaves what the record says of its key as it was.
+func noTransition(kind, name string, was, is record) bool {
+	return kind == "active" && onlySpend(was, is) || anotherTry(kind, name, was, is)
+}
+
+// anotherTry reports whether a change is no transition: a phase that is tried again for the same generation, or the end of
+// the mark on a pool whose stock was low.
+func anotherTry(kind, name string, was, is record) bool {
+	if kind == "tokens" {
+		return name == "stock-low" && is.fields == nil
+	}
+	return (kind == "stock" || kind == "retired") && was.fields != nil && is.fields != nil &&
+		was.fields["phase"] == is.fields["phase"] && generationOf(was) == generationOf(is)
+}
+
+func generationOf(r record) any {
+	work, _ := r.fields["work"].(map[string]any)
+	return work["generation"]
+}
+
+// onlySpend reports whether a record was written for what is known of a key's spend. That is no transition: nothing about
+// the key has changed.
+func onlySpend(was, is record) bool {
+	if was.fields == nil || is.fields == nil {
+		return false
+	}
+	was.fields, is.fields = maps.Clone(was.fields), maps.Clone(is.fields)
+	for _, name := range []string{"spendUsd", "budgetUsd", "spendAt"} {
+		delete(was.fields, name)
+		delete(is.fields, name)
+	}
+	return reflect.DeepEqual(was.fields, is.fields)
 }
 
 // note remembers what has to be looked at once the whole revision is applied.
@@ -500,9 +550,9 @@ func (r *Recorder) checkCounts(c *changes) {
 // checkHomes: a key id has one home.
 func (r *Recorder) checkHomes(c *changes) {
 	looked := make(map[string]bool)
-	for _, key := range slices.Concat(c.kinds["active"], c.kinds["backup"], c.kinds["retired"]) {
+	for _, key := range slices.Concat(c.kinds["active"], c.kinds["backup"], c.kinds["retired"], c.kinds["stock"]) {
 		var homes []string
-		for _, kind := range []string{"active", "backup", "retired"} {
+		for _, kind := range []string{"active", "backup", "retired", "stock"} {
 			if _, there := r.records[kind+"/"+key]; there {
 				homes = append(homes, kind)
 			}

@@ -24,6 +24,13 @@ type metrics struct {
 	conflicts *prometheus.CounterVec
 	takeovers prometheus.Counter
 	unknowns  prometheus.Counter
+	reports   *prometheus.CounterVec
+	probes    *prometheus.CounterVec
+	began     *prometheus.CounterVec
+	bounds    *prometheus.CounterVec
+
+	spendChecks        *prometheus.CounterVec
+	spendDue, spendLag prometheus.Gauge
 }
 
 // newMetrics is long and straight: its substance is the help texts.
@@ -57,11 +64,47 @@ func newMetrics() metrics {
 			Name: "rotator_unknown_outcomes_total",
 			Help: "Answers, or missing answers, of etcd that left open whether a write was applied. Each was looked into by sending the guarded write again.",
 		}),
+		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rotator_reports_total",
+			Help: "Reports of failures that this replica has answered, by verdict (rotate, cool_down, ignore) and by the rule that matched or what overruled it " +
+				"(incident, late, disabled, exhausted, pending, bound, probe-alive, probe-unreachable).",
+		}, []string{"pool", "verdict", "rule"}),
+		probes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rotator_probes_total",
+			Help: "Times this replica has asked an upstream about a key before rotating it, by result (alive, dead, unreachable).",
+		}, []string{"pool", "result"}),
+		began: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rotator_incidents_total",
+			Help: "Incidents that this replica was the one to recognise, so the sum over all replicas is their number.",
+		}, []string{"pool"}),
+		spendChecks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rotator_spend_checks_total",
+			Help: "Keys whose spend this replica has looked at, by what came of it: ok (enough is left), failed (it could not be read), rotated, " +
+				"already_rotated (somebody else was first), held (it has to be rotated and cannot be: paused, at its bound, without stock). One replica at a time checks.",
+		}, []string{"pool", "result"}),
+		spendDue: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "rotator_spend_checks_due",
+			Help: "Keys whose spend should be looked at now, at the last look. 0 at replicas that do not check.",
+		}),
+		spendLag: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "rotator_spend_check_lag_seconds",
+			Help: "For how long the most overdue of them has been due. It grows if upstreams answer slowly. 0 at replicas that do not check.",
+		}),
+		bounds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rotator_rotation_bound_reached_total",
+			Help: "Windows in which a pool's rotation bound was found reached. Each is counted once, at the replica that put it on record, so add replicas up. " +
+				"Refused triggers are in rotator_rotations_total with outcome=rotation_bound.",
+		}, []string{"pool"}),
 	}
 }
 
 func (m metrics) register(to prometheus.Registerer) {
-	to.MustRegister(m.rotations, m.duration, m.conflicts, m.takeovers, m.unknowns)
+	to.MustRegister(m.rotations, m.duration, m.conflicts, m.takeovers, m.unknowns, m.reports, m.probes, m.began, m.bounds, m.spendChecks, m.spendDue, m.spendLag)
+}
+
+// ofPools are those with a series, or several, for each pool.
+func (m metrics) ofPools() []*prometheus.CounterVec {
+	return []*prometheus.CounterVec{m.rotations, m.spendChecks, m.reports, m.probes, m.began, m.bounds}
 }
 
 // poolLabel is a pool's name if the pool exists.

@@ -59,6 +59,14 @@ func (t *Telemetry) TookOver(l pool.Life, holder string, after time.Duration) {
 	t.log.Warn("lock taken over from a holder that did not finish in time", life(l, "holder", holder, "after", after)...)
 }
 
+// BoundReached implements pool.Observer. Who is refused is counted with the answers.
+func (t *Telemetry) BoundReached(p *pool.Pool, key string) {
+	t.metrics.bounds.WithLabelValues(p.Name).Inc()
+	limit, window := p.Spec.Bound.Limit()
+	t.log.Warn("the pool's rotation bound is reached: triggers are refused and their keys cool down until a rotation is possible again; if the keys are surely bad and not the upstream, override or raise it",
+		"pool", p.Name, "rotations", limit, "window", window, "key", key)
+}
+
 // OutcomeUnknown implements pool.Observer. The first attempt is a warning; further ones are only about the same write.
 func (t *Telemetry) OutcomeUnknown(poolName, subject string, attempt int, err error) {
 	t.metrics.unknowns.Inc()
@@ -68,6 +76,48 @@ func (t *Telemetry) OutcomeUnknown(poolName, subject string, attempt int, err er
 	}
 	t.log.Log(context.Background(), level, "etcd did not say whether a write was applied; sending it again",
 		"pool", poolName, "subject", subject, "attempt", attempt, "error", errorText(err))
+}
+
+// Reported implements pool.Observer. A verdict that changed something has a line of its own.
+func (t *Telemetry) Reported(l pool.Life, v pool.Verdict, rule string) {
+	t.metrics.reports.WithLabelValues(t.poolLabel(l.Pool), v.String(), rule).Inc()
+}
+
+// CooledDown implements pool.Observer.
+func (t *Telemetry) CooledDown(a *pool.Active, trigger pool.Trigger, source string) {
+	t.log.Info("key cools down", life(a.Life(),
+		"slot", a.Slot, "status", a.Status.String(), "until", a.StatusUntil.UTC(), "rule", a.StatusReason,
+		"trigger", trigger.String(), "source", clip(source, pool.MaxSource))...)
+}
+
+// IncidentBegan implements pool.Observer.
+func (t *Telemetry) IncidentBegan(poolName string, i *pool.Incident) {
+	t.metrics.began.WithLabelValues(t.poolLabel(poolName)).Inc()
+	t.log.Warn("incident: so many keys were reported bad that the upstream must be at fault; reports change nothing until it ends",
+		"pool", poolName, "keys", i.Keys, "until", i.Until.UTC())
+}
+
+// IncidentEnded implements pool.Observer.
+func (t *Telemetry) IncidentEnded(poolName string, trigger pool.Trigger) {
+	t.log.Info("incident ended before its time; reports count again", "pool", poolName, "trigger", trigger.String())
+}
+
+// Probed implements pool.Observer.
+func (t *Telemetry) Probed(l pool.Life, result pool.ProbeResult, reason string, took time.Duration) {
+	t.metrics.probes.WithLabelValues(t.poolLabel(l.Pool), result.String()).Inc()
+	t.log.Info("upstream asked about a key that was reported bad",
+		life(l, "result", result.String(), "answer", clip(reason, maxError), "took", took)...)
+}
+
+// SpendChecked implements spend.Observer.
+func (t *Telemetry) SpendChecked(poolName, result string) {
+	t.metrics.spendChecks.WithLabelValues(t.poolLabel(poolName), result).Inc()
+}
+
+// SpendDue implements spend.Observer.
+func (t *Telemetry) SpendDue(keys int, lag time.Duration) {
+	t.metrics.spendDue.Set(float64(keys))
+	t.metrics.spendLag.Set(lag.Seconds())
 }
 
 // life are the fields of a life, followed by more. A generation of 0 means that the caller gave none.

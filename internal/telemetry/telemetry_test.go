@@ -194,15 +194,28 @@ func TestOtherCounters(t *testing.T) {
 	w.Conflict(l, "backup_taken")
 	w.Conflict(l, "")
 	w.TookOver(l, "replica-2", time.Second)
+	w.BoundReached(thePool("openhands"), "k1")
 	w.OutcomeUnknown("openhands", "keys/k1", 1, errors.New("lost"))
 	w.OutcomeUnknown("openhands", "keys/k1", 2, errors.New("lost"))
+	w.Reported(l, pool.VerdictCoolDown, "openai/rate-limit")
+	w.Reported(l, pool.VerdictIgnore, "incident")
+	w.Reported(l, pool.VerdictIgnore, "incident")
+	w.Probed(l, pool.ProbeAlive, "", time.Second)
+	w.IncidentBegan("openhands", &pool.Incident{Keys: 7})
 	got := w.samples()
 	for name, want := range map[string]float64{
+		"rotator_reports_total{pool=openhands,rule=openai/rate-limit,verdict=cool_down}": 1,
+		"rotator_reports_total{pool=openhands,rule=incident,verdict=ignore}":             2,
+		"rotator_probes_total{pool=openhands,result=alive}":                              1,
+		"rotator_incidents_total{pool=openhands}":                                        1,
+
 		"rotator_rotation_duration_seconds{}":                1,
 		"rotator_commit_conflicts_total{cause=backup_taken}": 2,
 		"rotator_commit_conflicts_total{cause=other}":        1,
 		"rotator_lock_takeovers_total{}":                     1,
 		"rotator_unknown_outcomes_total{}":                   2,
+
+		"rotator_rotation_bound_reached_total{pool=openhands}": 1,
 	} {
 		if got[name] != want {
 			t.Errorf("%s = %v, want %v", name, got[name], want)
@@ -239,7 +252,16 @@ func TestGauges(t *testing.T) {
 	}
 	paused := thePool("q")
 	paused.Paused = true
+	paused.Spec.Stock = &pool.StockPolicy{Min: 3}
+	paused.Spec.Bound.Rotations = new(int) // any number
+	paused.Spec.Spend = &pool.SpendPolicy{}
+	usd := func(n float64) *float64 { return &n }
 	w := newWorld(t, thePool("p"), paused,
+		&pool.Active{Pool: "q", Key: "a", Slot: "a", Status: pool.StatusHealthy, SpendUSD: usd(9), BudgetUSD: usd(10)},
+		&pool.Active{Pool: "q", Key: "b", Slot: "b", Status: pool.StatusHealthy, SpendUSD: usd(3), BudgetUSD: usd(10)},
+		&pool.Active{Pool: "q", Key: "c", Slot: "c", Status: pool.StatusHealthy, SpendUSD: usd(7)}, // imported, never read
+		&pool.Token{Pool: "p", Name: "0", UsedAt: now}, &pool.Token{Pool: "p", Name: "1", UsedAt: now.Add(-time.Hour)},
+		&pool.Token{Pool: "p", Name: pool.TokenReached, UsedAt: now}, &pool.Token{Pool: "p", Name: "20", UsedAt: now},
 		active("a", pool.StatusHealthy, time.Time{}),
 		active("b", pool.StatusRateLimited, now.Add(time.Hour)),
 		active("c", pool.StatusRateLimited, now.Add(-time.Hour)), // over, so healthy
@@ -248,40 +270,61 @@ func TestGauges(t *testing.T) {
 		active("f", pool.Status(78), time.Time{}),
 		&pool.Backup{Pool: "p", Key: "g", Sealed: sealed},
 		&pool.Backup{Pool: "p", Key: "h", Sealed: sealed},
-		&pool.Retired{Pool: "p", Key: "i", Sealed: sealed},
+		&pool.Retired{Pool: "p", Key: "i", Sealed: sealed, Phase: pool.PhaseRetired},
+		&pool.Preparation{Pool: "p", Key: "j", Phase: pool.PhaseFailed, Work: &pool.Work{PhaseSince: now.Add(-time.Minute)}},
+		&pool.Preparation{Pool: "p", Key: "k", Phase: pool.PhaseFailed, Work: &pool.Work{PhaseSince: now.Add(-time.Second)}},
 		waiting("d", time.Minute), waiting("z", time.Second),
 		&pool.Slot{Pool: "left-over", Name: "s"}, // a pool that does not exist any more
 		&pool.Replica{Name: "r1"}, &pool.Replica{Name: "r2"},
 	)
+	w.SpendDue(3, 1500*time.Millisecond)
 	got := w.samples()
 	want := map[string]float64{
-		"rotator_active_keys{pool=p,status=healthy}":      2,
-		"rotator_active_keys{pool=p,status=rate_limited}": 1,
-		"rotator_active_keys{pool=p,status=exhausted}":    1,
-		"rotator_active_keys{pool=p,status=error}":        0,
-		"rotator_active_keys{pool=p,status=disabled}":     0,
-		"rotator_active_keys{pool=p,status=unknown}":      2,
-		"rotator_active_keys{pool=q,status=healthy}":      0,
-		"rotator_active_keys{pool=q,status=rate_limited}": 0,
-		"rotator_active_keys{pool=q,status=exhausted}":    0,
-		"rotator_active_keys{pool=q,status=error}":        0,
-		"rotator_active_keys{pool=q,status=disabled}":     0,
-		"rotator_backup_keys{pool=p}":                     2,
-		"rotator_backup_keys{pool=q}":                     0,
-		"rotator_retired_keys{pool=p}":                    1,
-		"rotator_retired_keys{pool=q}":                    0,
-		"rotator_pending_rotations{pool=p}":               2,
-		"rotator_pending_rotations{pool=q}":               0,
-		"rotator_oldest_pending_seconds{pool=q}":          0,
-		"rotator_pool_paused{pool=p}":                     0,
-		"rotator_pool_paused{pool=q}":                     1,
-		"rotator_mirror_revision{}":                       42,
-		"rotator_replicas{}":                              2,
-		"rotator_session_alive{}":                         1,
-		"rotator_etcd_quorum{}":                           0,
-		"rotator_lock_takeovers_total{}":                  0,
-		"rotator_unknown_outcomes_total{}":                0,
-		"rotator_rotation_duration_seconds{}":             0,
+		"rotator_active_keys{pool=p,status=healthy}":       2,
+		"rotator_active_keys{pool=p,status=rate_limited}":  1,
+		"rotator_active_keys{pool=p,status=exhausted}":     1,
+		"rotator_active_keys{pool=p,status=error}":         0,
+		"rotator_active_keys{pool=p,status=disabled}":      0,
+		"rotator_active_keys{pool=p,status=unknown}":       2,
+		"rotator_active_keys{pool=q,status=healthy}":       3,
+		"rotator_active_keys{pool=q,status=rate_limited}":  0,
+		"rotator_active_keys{pool=q,status=exhausted}":     0,
+		"rotator_active_keys{pool=q,status=error}":         0,
+		"rotator_active_keys{pool=q,status=disabled}":      0,
+		"rotator_backup_keys{pool=p}":                      2,
+		"rotator_backup_keys{pool=q}":                      0,
+		"rotator_retired_keys{pool=p}":                     1,
+		"rotator_retired_keys{pool=q}":                     0,
+		"rotator_pending_rotations{pool=p}":                2,
+		"rotator_pending_rotations{pool=q}":                0,
+		"rotator_oldest_pending_seconds{pool=q}":           0,
+		"rotator_incidents{pool=p}":                        0,
+		"rotator_incidents{pool=q}":                        0,
+		"rotator_pool_paused{pool=p}":                      0,
+		"rotator_pool_paused{pool=q}":                      1,
+		"rotator_pool_spend_usd{pool=q}":                   12,
+		"rotator_pool_budget_usd{pool=q}":                  20,
+		"rotator_spend_checks_due{}":                       3,
+		"rotator_spend_check_lag_seconds{}":                1.5,
+		"rotator_rotations_left{pool=p}":                   19,
+		"rotator_mirror_revision{}":                        42,
+		"rotator_replicas{}":                               2,
+		"rotator_session_alive{}":                          1,
+		"rotator_etcd_quorum{}":                            0,
+		"rotator_lock_takeovers_total{}":                   0,
+		"rotator_unknown_outcomes_total{}":                 0,
+		"rotator_rotation_duration_seconds{}":              0,
+		"rotator_phase_keys{phase=failed,pool=p}":          2,
+		"rotator_phase_keys{phase=orphaned,pool=p}":        0,
+		"rotator_phase_keys{phase=retired,pool=p}":         1,
+		"rotator_phase_keys{phase=failed,pool=q}":          0,
+		"rotator_phase_keys{phase=orphaned,pool=q}":        0,
+		"rotator_phase_age_seconds{phase=orphaned,pool=p}": 0,
+		"rotator_phase_age_seconds{phase=retired,pool=p}":  0,
+		"rotator_phase_age_seconds{phase=failed,pool=q}":   0,
+		"rotator_phase_age_seconds{phase=orphaned,pool=q}": 0,
+		"rotator_stock_min{pool=q}":                        3,
+		"rotator_stock_low{pool=q}":                        1,
 	}
 	about := func(name string, least float64) {
 		if got[name] < least || got[name] > least+60 {
@@ -291,6 +334,7 @@ func TestGauges(t *testing.T) {
 	}
 	about("rotator_oldest_pending_seconds{pool=p}", 60)
 	about("rotator_mirror_age_seconds{}", 0)
+	about("rotator_phase_age_seconds{phase=failed,pool=p}", 60)
 	for name := range got {
 		if strings.HasPrefix(name, "rotator_build_info{go=go1") {
 			delete(got, name)
@@ -339,6 +383,35 @@ func TestLines(t *testing.T) {
 		life("WARN", "lock taken over from a holder that did not finish in time", map[string]any{"holder": "replica-2", "after": 1e9}),
 		map[string]any{"level": "WARN", "msg": unknown, "pool": "openhands", "subject": "keys/k1", "attempt": 1.0, "error": "lost"},
 		map[string]any{"level": "DEBUG", "msg": unknown, "pool": "openhands", "subject": "keys/k1", "attempt": 2.0, "error": ""},
+	)
+}
+
+func TestLinesAboutReports(t *testing.T) {
+	w := newWorld(t, thePool("openhands"))
+	until := time.Date(2026, 1, 25, 10, 0, 0, 0, time.UTC)
+	a := &pool.Active{
+		Version: pool.Version{CreateRevision: 7}, Pool: "openhands", Key: "k1", Slot: "s1", Status: pool.StatusRateLimited, StatusUntil: until,
+		StatusReason: "openai/rate-limit",
+	}
+	w.Reported(a.Life(), pool.VerdictCoolDown, "openai/rate-limit") // no line: reports are many
+	w.CooledDown(a, pool.TriggerProxy, "gw")
+	w.IncidentBegan("openhands", &pool.Incident{Keys: 7, Until: until})
+	w.IncidentEnded("openhands", pool.TriggerOperator)
+	w.Probed(a.Life(), pool.ProbeDead, "HTTP 401", time.Second)
+	w.wantLines(
+		map[string]any{
+			"level": "INFO", "msg": "key cools down", "pool": "openhands", "key": "k1", "generation": 7.0, "slot": "s1", "status": "rate_limited",
+			"until": "2026-01-25T10:00:00Z", "rule": "openai/rate-limit", "trigger": "proxy", "source": "gw",
+		},
+		map[string]any{
+			"level": "WARN", "pool": "openhands", "keys": 7.0, "until": "2026-01-25T10:00:00Z",
+			"msg": "incident: so many keys were reported bad that the upstream must be at fault; reports change nothing until it ends",
+		},
+		map[string]any{"level": "INFO", "msg": "incident ended before its time; reports count again", "pool": "openhands", "trigger": "operator"},
+		map[string]any{
+			"level": "INFO", "msg": "upstream asked about a key that was reported bad", "pool": "openhands", "key": "k1", "generation": 7.0,
+			"result": "dead", "answer": "HTTP 401", "took": float64(time.Second),
+		},
 	)
 }
 

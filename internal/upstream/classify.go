@@ -18,6 +18,9 @@ type Response struct {
 	Body []byte
 }
 
+// Succeeded reports whether the upstream did what it was asked to. An error in the middle of a stream is none.
+func (r Response) Succeeded() bool { return newAnswer(r).status < 400 }
+
 // Classify says what an answer means for the key it was given to, at the time now. A kind that is not known is ignored.
 // The secrets, as a rule the key itself, are kept out of the verdict.
 func Classify(kind Kind, r Response, now time.Time, secrets ...string) Verdict {

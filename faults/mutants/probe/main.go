@@ -37,7 +37,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	log := flag.String("log", "", "`file` for what the replicas log")
-	spoil := flag.String("spoil", "", "nothing, or one of lock-off, lock-yes, lost, no-space, stalls, delays")
+	spoil := flag.String("spoil", "", "nothing, or one of lock-off, lock-yes, lost, no-space, stalls, or late and the kinds of transitions that are")
 	length := flag.Duration("duration", 8*time.Second, "how long the callers work")
 	seed := flag.Uint64("seed", 1, "of callers and spoiling")
 	flag.Parse()
@@ -56,7 +56,7 @@ func run() int {
 
 // probe is long and straight: what is started is stopped in the opposite order.
 func probe(spoil string, length time.Duration, seed uint64, logFile string) (report *check.Report, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), length+90*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*length+90*time.Second)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "probe")
 	if err != nil {
@@ -119,15 +119,30 @@ func work(ctx context.Context, addresses []string, seed uint64, length time.Dura
 		return nil, err
 	}
 	defer func() { _ = load.Close() }()
-	wctx, cancel := context.WithTimeout(ctx, length)
+	wctx, cancel := context.WithTimeout(ctx, 4*length)
 	defer cancel()
 	s.begin()
+	go func() {
+		defer cancel()
+		enough(wctx, load, length)
+	}()
 	load.Run(wctx)
 	s.heal()
 	if err := load.Final(ctx); err != nil {
 		fmt.Println("at the end:", err)
 	}
 	return h.Ops(), nil
+}
+
+// usual is how many calls succeed in a second on an ordinary machine.
+const usual = 250
+
+// enough waits for a time, and on a busy machine for what an ordinary one does in that time.
+func enough(ctx context.Context, load *workload.Workload, length time.Duration) {
+	wanted := int64(length.Seconds() * usual)
+	for began := time.Now(); ctx.Err() == nil && (time.Since(began) < length || load.Succeeded() < wanted); {
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // replicas starts three. stop is never nil.

@@ -77,37 +77,50 @@ func (s *spoiler) seams(replica string) app.Seams {
 	switch s.kind {
 	case "lock-off", "lock-yes":
 		loose := &looseLocks{always: s.kind == "lock-yes"}
-		seams.Store = func(inner pool.Store) pool.Store { loose.store = &slowStore{inner, s, 30}; return loose.store }
+		seams.Store = func(inner pool.Store) pool.Store {
+			loose.store = &lateStore{inner, s, "key.rotated"}
+			return loose.store
+		}
 		seams.Locks = func(inner pool.Locks) pool.Locks { loose.Locks = inner; return loose }
 	case "lost", "no-space":
 		seams.DialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(s.intercept(replica))}
 	case "stalls":
 		seams.Steps, seams.Budget = s.stall(replica), 4*time.Second
-	case "delays":
-		seams.Store = func(inner pool.Store) pool.Store { return &slowStore{inner, s, 40} }
+	}
+	if kinds, late := strings.CutPrefix(s.kind, "late "); late {
+		seams.Store = func(inner pool.Store) pool.Store { return &lateStore{inner, s, kinds} }
 	}
 	return seams
 }
 
-// slowStore makes some writes late: what they rest on has been read long before.
-type slowStore struct {
+// lateStore makes half of the transitions of some kinds late: what they rest on has been read long before, and all others
+// overtake them.
+type lateStore struct {
 	pool.Store
-	s       *spoiler
-	percent int
+	s     *spoiler
+	kinds string
 }
 
 // Apply implements pool.Store.
-func (d *slowStore) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error) {
-	if d.s.chance(d.percent) {
+func (d *lateStore) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error) {
+	if t.Event != nil && strings.Contains(d.kinds, kindOf(t.Event.Type)) && d.s.chance(50) {
 		time.Sleep(d.s.between(20*time.Millisecond, 400*time.Millisecond))
 	}
 	return d.Store.Apply(ctx, t)
 }
 
+// kindOf is a type without what all have.
+func kindOf(t pool.EventType) string {
+	return strings.TrimSuffix(strings.TrimPrefix(string(t), "dev.rotatord."), ".v1")
+}
+
+// withLock are the steps between taking the lock and giving it back.
+var withLock = []pool.Step{pool.StepLocked, pool.StepRead, pool.StepSend}
+
 // stall makes some holders stand still with the lock in their hands, for longer than the others' patience.
 func (s *spoiler) stall(replica string) func(context.Context, pool.Step, pool.Life) error {
 	return func(_ context.Context, step pool.Step, l pool.Life) error {
-		if step != pool.StepLocked && step != pool.StepRead || !s.chance(15) {
+		if !slices.Contains(withLock, step) || !s.chance(10) {
 			return nil
 		}
 		h := check.Hold{Replica: replica, Pool: l.Pool, Key: l.Key, Generation: l.Generation, Start: time.Now()}
@@ -175,13 +188,13 @@ type looseLocks struct {
 }
 
 // Campaign implements pool.Locks without its promise.
-func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64) (*pool.Term, *pool.State, error) {
+func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64, _ pool.Purpose) (*pool.Term, *pool.State, error) {
 	if !k.always {
 		s, err := k.store.Read(ctx, pool.LockRef(l.Pool, l.Key), pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool))
 		return &pool.Term{Life: l}, s, err
 	}
 	for over := int64(0); ; {
-		term, s, err := k.Locks.Campaign(ctx, l, over, 0)
+		term, s, err := k.Locks.Campaign(ctx, l, over, 0, pool.Purpose{Stage: pool.StageRotate})
 		if err != nil || term != nil {
 			return &pool.Term{Life: l}, s, err
 		}

@@ -242,6 +242,22 @@ func withVersion(rec pool.Record, v pool.Version) pool.Record {
 		c := *r
 		c.Version = v
 		return &c
+	case *pool.Token:
+		c := *r
+		c.Version = v
+		return &c
+	case *pool.Health:
+		c := *r
+		c.Version = v
+		return &c
+	case *pool.Preparation:
+		c := *r
+		c.Version = v
+		return &c
+	case *pool.Relay:
+		c := *r
+		c.Version = v
+		return &c
 	case *pool.Broken:
 		c := *r
 		c.Version = v

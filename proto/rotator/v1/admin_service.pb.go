@@ -981,6 +981,327 @@ func (x *ResumePoolResponse) GetRevision() int64 {
 	return 0
 }
 
+// SetPoolCredentialRequest holds a credential.
+type SetPoolCredentialRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pool's name. Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The credential; 1 to 4,096 bytes without white space at its ends. Empty: remove it.
+	Credential    string `protobuf:"bytes,2,opt,name=credential,proto3" json:"credential,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPoolCredentialRequest) Reset() {
+	*x = SetPoolCredentialRequest{}
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPoolCredentialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPoolCredentialRequest) ProtoMessage() {}
+
+func (x *SetPoolCredentialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPoolCredentialRequest.ProtoReflect.Descriptor instead.
+func (*SetPoolCredentialRequest) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SetPoolCredentialRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetPoolCredentialRequest) GetCredential() string {
+	if x != nil {
+		return x.Credential
+	}
+	return ""
+}
+
+// SetPoolCredentialResponse holds the pool.
+type SetPoolCredentialResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pool.
+	Pool *Pool `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// etcd revision that holds the change.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPoolCredentialResponse) Reset() {
+	*x = SetPoolCredentialResponse{}
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPoolCredentialResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPoolCredentialResponse) ProtoMessage() {}
+
+func (x *SetPoolCredentialResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPoolCredentialResponse.ProtoReflect.Descriptor instead.
+func (*SetPoolCredentialResponse) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SetPoolCredentialResponse) GetPool() *Pool {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+func (x *SetPoolCredentialResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// EndIncidentRequest names a pool.
+type EndIncidentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pool's name. Required.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndIncidentRequest) Reset() {
+	*x = EndIncidentRequest{}
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndIncidentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndIncidentRequest) ProtoMessage() {}
+
+func (x *EndIncidentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndIncidentRequest.ProtoReflect.Descriptor instead.
+func (*EndIncidentRequest) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *EndIncidentRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// EndIncidentResponse holds the pool.
+type EndIncidentResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pool.
+	Pool *Pool `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// etcd revision that holds the change.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndIncidentResponse) Reset() {
+	*x = EndIncidentResponse{}
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndIncidentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndIncidentResponse) ProtoMessage() {}
+
+func (x *EndIncidentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndIncidentResponse.ProtoReflect.Descriptor instead.
+func (*EndIncidentResponse) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *EndIncidentResponse) GetPool() *Pool {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+func (x *EndIncidentResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// RetryKeyRequest names a key.
+type RetryKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pool. Required.
+	Pool string `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// The key. Required.
+	KeyId         string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryKeyRequest) Reset() {
+	*x = RetryKeyRequest{}
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryKeyRequest) ProtoMessage() {}
+
+func (x *RetryKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryKeyRequest.ProtoReflect.Descriptor instead.
+func (*RetryKeyRequest) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RetryKeyRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *RetryKeyRequest) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+// RetryKeyResponse holds the key.
+type RetryKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key.
+	Key *Key `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// etcd revision that holds the change.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryKeyResponse) Reset() {
+	*x = RetryKeyResponse{}
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryKeyResponse) ProtoMessage() {}
+
+func (x *RetryKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryKeyResponse.ProtoReflect.Descriptor instead.
+func (*RetryKeyResponse) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RetryKeyResponse) GetKey() *Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RetryKeyResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // AddKeysRequest adds keys to one home of a pool.
 type AddKeysRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -998,7 +1319,7 @@ type AddKeysRequest struct {
 
 func (x *AddKeysRequest) Reset() {
 	*x = AddKeysRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[14]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1331,7 @@ func (x *AddKeysRequest) String() string {
 func (*AddKeysRequest) ProtoMessage() {}
 
 func (x *AddKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[14]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1344,7 @@ func (x *AddKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddKeysRequest.ProtoReflect.Descriptor instead.
 func (*AddKeysRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{14}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AddKeysRequest) GetPool() string {
@@ -1078,7 +1399,7 @@ type NewKey struct {
 
 func (x *NewKey) Reset() {
 	*x = NewKey{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[15]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1411,7 @@ func (x *NewKey) String() string {
 func (*NewKey) ProtoMessage() {}
 
 func (x *NewKey) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[15]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1424,7 @@ func (x *NewKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewKey.ProtoReflect.Descriptor instead.
 func (*NewKey) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{15}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NewKey) GetId() string {
@@ -1178,7 +1499,7 @@ type AddedKey struct {
 
 func (x *AddedKey) Reset() {
 	*x = AddedKey{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[16]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1511,7 @@ func (x *AddedKey) String() string {
 func (*AddedKey) ProtoMessage() {}
 
 func (x *AddedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[16]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1524,7 @@ func (x *AddedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddedKey.ProtoReflect.Descriptor instead.
 func (*AddedKey) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{16}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AddedKey) GetId() string {
@@ -1268,7 +1589,7 @@ type AddKeysResponse struct {
 
 func (x *AddKeysResponse) Reset() {
 	*x = AddKeysResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[17]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1601,7 @@ func (x *AddKeysResponse) String() string {
 func (*AddKeysResponse) ProtoMessage() {}
 
 func (x *AddKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[17]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1614,7 @@ func (x *AddKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddKeysResponse.ProtoReflect.Descriptor instead.
 func (*AddKeysResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{17}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AddKeysResponse) GetResults() []*AddedKey {
@@ -1331,7 +1652,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[18]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1664,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[18]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1677,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{18}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListKeysRequest) GetPool() string {
@@ -1404,7 +1725,7 @@ func (x *ListKeysRequest) GetMinRevision() int64 {
 // ListKeysResponse is a page.
 type ListKeysResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The keys, by home (active, backup, retired) and then id. Never with a secret.
+	// The keys, by home (active, backup, retired, preparing) and then id. Never with a secret.
 	Keys []*Key `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
 	// Pass it to get the next page. Empty: this was the last.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -1416,7 +1737,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[19]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1749,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[19]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1762,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{19}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListKeysResponse) GetKeys() []*Key {
@@ -1482,7 +1803,7 @@ type GetKeyRequest struct {
 
 func (x *GetKeyRequest) Reset() {
 	*x = GetKeyRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[20]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1815,7 @@ func (x *GetKeyRequest) String() string {
 func (*GetKeyRequest) ProtoMessage() {}
 
 func (x *GetKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[20]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1828,7 @@ func (x *GetKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyRequest.ProtoReflect.Descriptor instead.
 func (*GetKeyRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{20}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetKeyRequest) GetPool() string {
@@ -1551,7 +1872,7 @@ type GetKeyResponse struct {
 
 func (x *GetKeyResponse) Reset() {
 	*x = GetKeyResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[21]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +1884,7 @@ func (x *GetKeyResponse) String() string {
 func (*GetKeyResponse) ProtoMessage() {}
 
 func (x *GetKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[21]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +1897,7 @@ func (x *GetKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyResponse.ProtoReflect.Descriptor instead.
 func (*GetKeyResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{21}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetKeyResponse) GetKey() *Key {
@@ -1608,7 +1929,7 @@ type RemoveKeyRequest struct {
 
 func (x *RemoveKeyRequest) Reset() {
 	*x = RemoveKeyRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[22]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1620,7 +1941,7 @@ func (x *RemoveKeyRequest) String() string {
 func (*RemoveKeyRequest) ProtoMessage() {}
 
 func (x *RemoveKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[22]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1633,7 +1954,7 @@ func (x *RemoveKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveKeyRequest.ProtoReflect.Descriptor instead.
 func (*RemoveKeyRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{22}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveKeyRequest) GetPool() string {
@@ -1670,7 +1991,7 @@ type RemoveKeyResponse struct {
 
 func (x *RemoveKeyResponse) Reset() {
 	*x = RemoveKeyResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[23]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +2003,7 @@ func (x *RemoveKeyResponse) String() string {
 func (*RemoveKeyResponse) ProtoMessage() {}
 
 func (x *RemoveKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[23]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +2016,7 @@ func (x *RemoveKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveKeyResponse.ProtoReflect.Descriptor instead.
 func (*RemoveKeyResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{23}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveKeyResponse) GetRevision() int64 {
@@ -1725,7 +2046,7 @@ type RestoreKeyRequest struct {
 
 func (x *RestoreKeyRequest) Reset() {
 	*x = RestoreKeyRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[24]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +2058,7 @@ func (x *RestoreKeyRequest) String() string {
 func (*RestoreKeyRequest) ProtoMessage() {}
 
 func (x *RestoreKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[24]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +2071,7 @@ func (x *RestoreKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreKeyRequest.ProtoReflect.Descriptor instead.
 func (*RestoreKeyRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{24}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RestoreKeyRequest) GetPool() string {
@@ -1780,7 +2101,7 @@ type RestoreKeyResponse struct {
 
 func (x *RestoreKeyResponse) Reset() {
 	*x = RestoreKeyResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[25]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +2113,7 @@ func (x *RestoreKeyResponse) String() string {
 func (*RestoreKeyResponse) ProtoMessage() {}
 
 func (x *RestoreKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[25]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +2126,7 @@ func (x *RestoreKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreKeyResponse.ProtoReflect.Descriptor instead.
 func (*RestoreKeyResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{25}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RestoreKeyResponse) GetKey() *Key {
@@ -1837,7 +2158,7 @@ type DisableKeyRequest struct {
 
 func (x *DisableKeyRequest) Reset() {
 	*x = DisableKeyRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[26]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1849,7 +2170,7 @@ func (x *DisableKeyRequest) String() string {
 func (*DisableKeyRequest) ProtoMessage() {}
 
 func (x *DisableKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[26]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1862,7 +2183,7 @@ func (x *DisableKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableKeyRequest.ProtoReflect.Descriptor instead.
 func (*DisableKeyRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{26}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DisableKeyRequest) GetPool() string {
@@ -1899,7 +2220,7 @@ type DisableKeyResponse struct {
 
 func (x *DisableKeyResponse) Reset() {
 	*x = DisableKeyResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[27]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2232,7 @@ func (x *DisableKeyResponse) String() string {
 func (*DisableKeyResponse) ProtoMessage() {}
 
 func (x *DisableKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[27]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2245,7 @@ func (x *DisableKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableKeyResponse.ProtoReflect.Descriptor instead.
 func (*DisableKeyResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{27}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DisableKeyResponse) GetKey() *Key {
@@ -1956,7 +2277,7 @@ type EnableKeyRequest struct {
 
 func (x *EnableKeyRequest) Reset() {
 	*x = EnableKeyRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[28]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2289,7 @@ func (x *EnableKeyRequest) String() string {
 func (*EnableKeyRequest) ProtoMessage() {}
 
 func (x *EnableKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[28]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +2302,7 @@ func (x *EnableKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableKeyRequest.ProtoReflect.Descriptor instead.
 func (*EnableKeyRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{28}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EnableKeyRequest) GetPool() string {
@@ -2018,7 +2339,7 @@ type EnableKeyResponse struct {
 
 func (x *EnableKeyResponse) Reset() {
 	*x = EnableKeyResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[29]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2351,7 @@ func (x *EnableKeyResponse) String() string {
 func (*EnableKeyResponse) ProtoMessage() {}
 
 func (x *EnableKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[29]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2364,7 @@ func (x *EnableKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableKeyResponse.ProtoReflect.Descriptor instead.
 func (*EnableKeyResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{29}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EnableKeyResponse) GetKey() *Key {
@@ -2075,7 +2396,7 @@ type SetBindingRequest struct {
 
 func (x *SetBindingRequest) Reset() {
 	*x = SetBindingRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[30]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2087,7 +2408,7 @@ func (x *SetBindingRequest) String() string {
 func (*SetBindingRequest) ProtoMessage() {}
 
 func (x *SetBindingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[30]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2100,7 +2421,7 @@ func (x *SetBindingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBindingRequest.ProtoReflect.Descriptor instead.
 func (*SetBindingRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{30}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetBindingRequest) GetPool() string {
@@ -2137,7 +2458,7 @@ type SetBindingResponse struct {
 
 func (x *SetBindingResponse) Reset() {
 	*x = SetBindingResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[31]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2470,7 @@ func (x *SetBindingResponse) String() string {
 func (*SetBindingResponse) ProtoMessage() {}
 
 func (x *SetBindingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[31]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2483,7 @@ func (x *SetBindingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBindingResponse.ProtoReflect.Descriptor instead.
 func (*SetBindingResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{31}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetBindingResponse) GetBinding() *Binding {
@@ -2192,7 +2513,7 @@ type RemoveBindingRequest struct {
 
 func (x *RemoveBindingRequest) Reset() {
 	*x = RemoveBindingRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[32]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +2525,7 @@ func (x *RemoveBindingRequest) String() string {
 func (*RemoveBindingRequest) ProtoMessage() {}
 
 func (x *RemoveBindingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[32]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +2538,7 @@ func (x *RemoveBindingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBindingRequest.ProtoReflect.Descriptor instead.
 func (*RemoveBindingRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{32}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveBindingRequest) GetPool() string {
@@ -2245,7 +2566,7 @@ type RemoveBindingResponse struct {
 
 func (x *RemoveBindingResponse) Reset() {
 	*x = RemoveBindingResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[33]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2257,7 +2578,7 @@ func (x *RemoveBindingResponse) String() string {
 func (*RemoveBindingResponse) ProtoMessage() {}
 
 func (x *RemoveBindingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[33]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2270,7 +2591,7 @@ func (x *RemoveBindingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBindingResponse.ProtoReflect.Descriptor instead.
 func (*RemoveBindingResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{33}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveBindingResponse) GetRevision() int64 {
@@ -2299,7 +2620,7 @@ type ListBindingsRequest struct {
 
 func (x *ListBindingsRequest) Reset() {
 	*x = ListBindingsRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[34]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2632,7 @@ func (x *ListBindingsRequest) String() string {
 func (*ListBindingsRequest) ProtoMessage() {}
 
 func (x *ListBindingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[34]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2645,7 @@ func (x *ListBindingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBindingsRequest.ProtoReflect.Descriptor instead.
 func (*ListBindingsRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{34}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListBindingsRequest) GetPool() string {
@@ -2377,7 +2698,7 @@ type ListBindingsResponse struct {
 
 func (x *ListBindingsResponse) Reset() {
 	*x = ListBindingsResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[35]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2710,7 @@ func (x *ListBindingsResponse) String() string {
 func (*ListBindingsResponse) ProtoMessage() {}
 
 func (x *ListBindingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[35]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2723,7 @@ func (x *ListBindingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBindingsResponse.ProtoReflect.Descriptor instead.
 func (*ListBindingsResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{35}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListBindingsResponse) GetBindings() []*Binding {
@@ -2437,7 +2758,7 @@ type ListReplicasRequest struct {
 
 func (x *ListReplicasRequest) Reset() {
 	*x = ListReplicasRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[36]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2449,7 +2770,7 @@ func (x *ListReplicasRequest) String() string {
 func (*ListReplicasRequest) ProtoMessage() {}
 
 func (x *ListReplicasRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[36]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +2783,7 @@ func (x *ListReplicasRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReplicasRequest.ProtoReflect.Descriptor instead.
 func (*ListReplicasRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{36}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListReplicasRequest) GetMinRevision() int64 {
@@ -2485,7 +2806,7 @@ type ListReplicasResponse struct {
 
 func (x *ListReplicasResponse) Reset() {
 	*x = ListReplicasResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[37]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2818,7 @@ func (x *ListReplicasResponse) String() string {
 func (*ListReplicasResponse) ProtoMessage() {}
 
 func (x *ListReplicasResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[37]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2831,7 @@ func (x *ListReplicasResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReplicasResponse.ProtoReflect.Descriptor instead.
 func (*ListReplicasResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{37}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListReplicasResponse) GetReplicas() []*Replica {
@@ -2536,7 +2857,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[38]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2869,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[38]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2882,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{38}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{44}
 }
 
 // Finding is one thing that is not as it should be.
@@ -2583,7 +2904,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[39]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +2916,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[39]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2608,7 +2929,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{39}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Finding) GetSeverity() Severity {
@@ -2665,7 +2986,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[40]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2677,7 +2998,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_admin_service_proto_msgTypes[40]
+	mi := &file_rotator_v1_admin_service_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +3011,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{40}
+	return file_rotator_v1_admin_service_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DiagnoseResponse) GetFindings() []*Finding {
@@ -2777,6 +3098,25 @@ const file_rotator_v1_admin_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"V\n" +
 	"\x12ResumePoolResponse\x12$\n" +
 	"\x04pool\x18\x01 \x01(\v2\x10.rotator.v1.PoolR\x04pool\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"N\n" +
+	"\x18SetPoolCredentialRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x02 \x01(\tR\n" +
+	"credential\"]\n" +
+	"\x19SetPoolCredentialResponse\x12$\n" +
+	"\x04pool\x18\x01 \x01(\v2\x10.rotator.v1.PoolR\x04pool\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"(\n" +
+	"\x12EndIncidentRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"W\n" +
+	"\x13EndIncidentResponse\x12$\n" +
+	"\x04pool\x18\x01 \x01(\v2\x10.rotator.v1.PoolR\x04pool\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"<\n" +
+	"\x0fRetryKeyRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\tR\x05keyId\"Q\n" +
+	"\x10RetryKeyResponse\x12!\n" +
+	"\x03key\x18\x01 \x01(\v2\x0f.rotator.v1.KeyR\x03key\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\"\x8e\x01\n" +
 	"\x0eAddKeysRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12'\n" +
@@ -2915,7 +3255,7 @@ const file_rotator_v1_admin_service_proto_rawDesc = "" +
 	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSEVERITY_NOTICE\x10\x01\x12\x14\n" +
 	"\x10SEVERITY_WARNING\x10\x02\x12\x12\n" +
-	"\x0eSEVERITY_ERROR\x10\x032\xa4\v\n" +
+	"\x0eSEVERITY_ERROR\x10\x032\x9d\r\n" +
 	"\fAdminService\x12K\n" +
 	"\n" +
 	"CreatePool\x12\x1d.rotator.v1.CreatePoolRequest\x1a\x1e.rotator.v1.CreatePoolResponse\x12B\n" +
@@ -2927,7 +3267,9 @@ const file_rotator_v1_admin_service_proto_rawDesc = "" +
 	"DeletePool\x12\x1d.rotator.v1.DeletePoolRequest\x1a\x1e.rotator.v1.DeletePoolResponse\x12H\n" +
 	"\tPausePool\x12\x1c.rotator.v1.PausePoolRequest\x1a\x1d.rotator.v1.PausePoolResponse\x12K\n" +
 	"\n" +
-	"ResumePool\x12\x1d.rotator.v1.ResumePoolRequest\x1a\x1e.rotator.v1.ResumePoolResponse\x12B\n" +
+	"ResumePool\x12\x1d.rotator.v1.ResumePoolRequest\x1a\x1e.rotator.v1.ResumePoolResponse\x12`\n" +
+	"\x11SetPoolCredential\x12$.rotator.v1.SetPoolCredentialRequest\x1a%.rotator.v1.SetPoolCredentialResponse\x12N\n" +
+	"\vEndIncident\x12\x1e.rotator.v1.EndIncidentRequest\x1a\x1f.rotator.v1.EndIncidentResponse\x12B\n" +
 	"\aAddKeys\x12\x1a.rotator.v1.AddKeysRequest\x1a\x1b.rotator.v1.AddKeysResponse\x12E\n" +
 	"\bListKeys\x12\x1b.rotator.v1.ListKeysRequest\x1a\x1c.rotator.v1.ListKeysResponse\x12?\n" +
 	"\x06GetKey\x12\x19.rotator.v1.GetKeyRequest\x1a\x1a.rotator.v1.GetKeyResponse\x12H\n" +
@@ -2936,7 +3278,8 @@ const file_rotator_v1_admin_service_proto_rawDesc = "" +
 	"RestoreKey\x12\x1d.rotator.v1.RestoreKeyRequest\x1a\x1e.rotator.v1.RestoreKeyResponse\x12K\n" +
 	"\n" +
 	"DisableKey\x12\x1d.rotator.v1.DisableKeyRequest\x1a\x1e.rotator.v1.DisableKeyResponse\x12H\n" +
-	"\tEnableKey\x12\x1c.rotator.v1.EnableKeyRequest\x1a\x1d.rotator.v1.EnableKeyResponse\x12K\n" +
+	"\tEnableKey\x12\x1c.rotator.v1.EnableKeyRequest\x1a\x1d.rotator.v1.EnableKeyResponse\x12E\n" +
+	"\bRetryKey\x12\x1b.rotator.v1.RetryKeyRequest\x1a\x1c.rotator.v1.RetryKeyResponse\x12K\n" +
 	"\n" +
 	"SetBinding\x12\x1d.rotator.v1.SetBindingRequest\x1a\x1e.rotator.v1.SetBindingResponse\x12T\n" +
 	"\rRemoveBinding\x12 .rotator.v1.RemoveBindingRequest\x1a!.rotator.v1.RemoveBindingResponse\x12Q\n" +
@@ -2957,137 +3300,152 @@ func file_rotator_v1_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_rotator_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_rotator_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_rotator_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_rotator_v1_admin_service_proto_goTypes = []any{
-	(AddResult)(0),                // 0: rotator.v1.AddResult
-	(KeyRefusal)(0),               // 1: rotator.v1.KeyRefusal
-	(Severity)(0),                 // 2: rotator.v1.Severity
-	(*CreatePoolRequest)(nil),     // 3: rotator.v1.CreatePoolRequest
-	(*CreatePoolResponse)(nil),    // 4: rotator.v1.CreatePoolResponse
-	(*GetPoolRequest)(nil),        // 5: rotator.v1.GetPoolRequest
-	(*GetPoolResponse)(nil),       // 6: rotator.v1.GetPoolResponse
-	(*ListPoolsRequest)(nil),      // 7: rotator.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 8: rotator.v1.ListPoolsResponse
-	(*UpdatePoolRequest)(nil),     // 9: rotator.v1.UpdatePoolRequest
-	(*UpdatePoolResponse)(nil),    // 10: rotator.v1.UpdatePoolResponse
-	(*DeletePoolRequest)(nil),     // 11: rotator.v1.DeletePoolRequest
-	(*DeletePoolResponse)(nil),    // 12: rotator.v1.DeletePoolResponse
-	(*PausePoolRequest)(nil),      // 13: rotator.v1.PausePoolRequest
-	(*PausePoolResponse)(nil),     // 14: rotator.v1.PausePoolResponse
-	(*ResumePoolRequest)(nil),     // 15: rotator.v1.ResumePoolRequest
-	(*ResumePoolResponse)(nil),    // 16: rotator.v1.ResumePoolResponse
-	(*AddKeysRequest)(nil),        // 17: rotator.v1.AddKeysRequest
-	(*NewKey)(nil),                // 18: rotator.v1.NewKey
-	(*AddedKey)(nil),              // 19: rotator.v1.AddedKey
-	(*AddKeysResponse)(nil),       // 20: rotator.v1.AddKeysResponse
-	(*ListKeysRequest)(nil),       // 21: rotator.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),      // 22: rotator.v1.ListKeysResponse
-	(*GetKeyRequest)(nil),         // 23: rotator.v1.GetKeyRequest
-	(*GetKeyResponse)(nil),        // 24: rotator.v1.GetKeyResponse
-	(*RemoveKeyRequest)(nil),      // 25: rotator.v1.RemoveKeyRequest
-	(*RemoveKeyResponse)(nil),     // 26: rotator.v1.RemoveKeyResponse
-	(*RestoreKeyRequest)(nil),     // 27: rotator.v1.RestoreKeyRequest
-	(*RestoreKeyResponse)(nil),    // 28: rotator.v1.RestoreKeyResponse
-	(*DisableKeyRequest)(nil),     // 29: rotator.v1.DisableKeyRequest
-	(*DisableKeyResponse)(nil),    // 30: rotator.v1.DisableKeyResponse
-	(*EnableKeyRequest)(nil),      // 31: rotator.v1.EnableKeyRequest
-	(*EnableKeyResponse)(nil),     // 32: rotator.v1.EnableKeyResponse
-	(*SetBindingRequest)(nil),     // 33: rotator.v1.SetBindingRequest
-	(*SetBindingResponse)(nil),    // 34: rotator.v1.SetBindingResponse
-	(*RemoveBindingRequest)(nil),  // 35: rotator.v1.RemoveBindingRequest
-	(*RemoveBindingResponse)(nil), // 36: rotator.v1.RemoveBindingResponse
-	(*ListBindingsRequest)(nil),   // 37: rotator.v1.ListBindingsRequest
-	(*ListBindingsResponse)(nil),  // 38: rotator.v1.ListBindingsResponse
-	(*ListReplicasRequest)(nil),   // 39: rotator.v1.ListReplicasRequest
-	(*ListReplicasResponse)(nil),  // 40: rotator.v1.ListReplicasResponse
-	(*DiagnoseRequest)(nil),       // 41: rotator.v1.DiagnoseRequest
-	(*Finding)(nil),               // 42: rotator.v1.Finding
-	(*DiagnoseResponse)(nil),      // 43: rotator.v1.DiagnoseResponse
-	nil,                           // 44: rotator.v1.NewKey.LabelsEntry
-	(*PoolSpec)(nil),              // 45: rotator.v1.PoolSpec
-	(*Pool)(nil),                  // 46: rotator.v1.Pool
-	(KeyHome)(0),                  // 47: rotator.v1.KeyHome
-	(KeyStatus)(0),                // 48: rotator.v1.KeyStatus
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
-	(*Key)(nil),                   // 50: rotator.v1.Key
-	(*SlotPriority)(nil),          // 51: rotator.v1.SlotPriority
-	(*Binding)(nil),               // 52: rotator.v1.Binding
-	(*Replica)(nil),               // 53: rotator.v1.Replica
+	(AddResult)(0),                    // 0: rotator.v1.AddResult
+	(KeyRefusal)(0),                   // 1: rotator.v1.KeyRefusal
+	(Severity)(0),                     // 2: rotator.v1.Severity
+	(*CreatePoolRequest)(nil),         // 3: rotator.v1.CreatePoolRequest
+	(*CreatePoolResponse)(nil),        // 4: rotator.v1.CreatePoolResponse
+	(*GetPoolRequest)(nil),            // 5: rotator.v1.GetPoolRequest
+	(*GetPoolResponse)(nil),           // 6: rotator.v1.GetPoolResponse
+	(*ListPoolsRequest)(nil),          // 7: rotator.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),         // 8: rotator.v1.ListPoolsResponse
+	(*UpdatePoolRequest)(nil),         // 9: rotator.v1.UpdatePoolRequest
+	(*UpdatePoolResponse)(nil),        // 10: rotator.v1.UpdatePoolResponse
+	(*DeletePoolRequest)(nil),         // 11: rotator.v1.DeletePoolRequest
+	(*DeletePoolResponse)(nil),        // 12: rotator.v1.DeletePoolResponse
+	(*PausePoolRequest)(nil),          // 13: rotator.v1.PausePoolRequest
+	(*PausePoolResponse)(nil),         // 14: rotator.v1.PausePoolResponse
+	(*ResumePoolRequest)(nil),         // 15: rotator.v1.ResumePoolRequest
+	(*ResumePoolResponse)(nil),        // 16: rotator.v1.ResumePoolResponse
+	(*SetPoolCredentialRequest)(nil),  // 17: rotator.v1.SetPoolCredentialRequest
+	(*SetPoolCredentialResponse)(nil), // 18: rotator.v1.SetPoolCredentialResponse
+	(*EndIncidentRequest)(nil),        // 19: rotator.v1.EndIncidentRequest
+	(*EndIncidentResponse)(nil),       // 20: rotator.v1.EndIncidentResponse
+	(*RetryKeyRequest)(nil),           // 21: rotator.v1.RetryKeyRequest
+	(*RetryKeyResponse)(nil),          // 22: rotator.v1.RetryKeyResponse
+	(*AddKeysRequest)(nil),            // 23: rotator.v1.AddKeysRequest
+	(*NewKey)(nil),                    // 24: rotator.v1.NewKey
+	(*AddedKey)(nil),                  // 25: rotator.v1.AddedKey
+	(*AddKeysResponse)(nil),           // 26: rotator.v1.AddKeysResponse
+	(*ListKeysRequest)(nil),           // 27: rotator.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),          // 28: rotator.v1.ListKeysResponse
+	(*GetKeyRequest)(nil),             // 29: rotator.v1.GetKeyRequest
+	(*GetKeyResponse)(nil),            // 30: rotator.v1.GetKeyResponse
+	(*RemoveKeyRequest)(nil),          // 31: rotator.v1.RemoveKeyRequest
+	(*RemoveKeyResponse)(nil),         // 32: rotator.v1.RemoveKeyResponse
+	(*RestoreKeyRequest)(nil),         // 33: rotator.v1.RestoreKeyRequest
+	(*RestoreKeyResponse)(nil),        // 34: rotator.v1.RestoreKeyResponse
+	(*DisableKeyRequest)(nil),         // 35: rotator.v1.DisableKeyRequest
+	(*DisableKeyResponse)(nil),        // 36: rotator.v1.DisableKeyResponse
+	(*EnableKeyRequest)(nil),          // 37: rotator.v1.EnableKeyRequest
+	(*EnableKeyResponse)(nil),         // 38: rotator.v1.EnableKeyResponse
+	(*SetBindingRequest)(nil),         // 39: rotator.v1.SetBindingRequest
+	(*SetBindingResponse)(nil),        // 40: rotator.v1.SetBindingResponse
+	(*RemoveBindingRequest)(nil),      // 41: rotator.v1.RemoveBindingRequest
+	(*RemoveBindingResponse)(nil),     // 42: rotator.v1.RemoveBindingResponse
+	(*ListBindingsRequest)(nil),       // 43: rotator.v1.ListBindingsRequest
+	(*ListBindingsResponse)(nil),      // 44: rotator.v1.ListBindingsResponse
+	(*ListReplicasRequest)(nil),       // 45: rotator.v1.ListReplicasRequest
+	(*ListReplicasResponse)(nil),      // 46: rotator.v1.ListReplicasResponse
+	(*DiagnoseRequest)(nil),           // 47: rotator.v1.DiagnoseRequest
+	(*Finding)(nil),                   // 48: rotator.v1.Finding
+	(*DiagnoseResponse)(nil),          // 49: rotator.v1.DiagnoseResponse
+	nil,                               // 50: rotator.v1.NewKey.LabelsEntry
+	(*PoolSpec)(nil),                  // 51: rotator.v1.PoolSpec
+	(*Pool)(nil),                      // 52: rotator.v1.Pool
+	(*Key)(nil),                       // 53: rotator.v1.Key
+	(KeyHome)(0),                      // 54: rotator.v1.KeyHome
+	(KeyStatus)(0),                    // 55: rotator.v1.KeyStatus
+	(*timestamppb.Timestamp)(nil),     // 56: google.protobuf.Timestamp
+	(*SlotPriority)(nil),              // 57: rotator.v1.SlotPriority
+	(*Binding)(nil),                   // 58: rotator.v1.Binding
+	(*Replica)(nil),                   // 59: rotator.v1.Replica
 }
 var file_rotator_v1_admin_service_proto_depIdxs = []int32{
-	45, // 0: rotator.v1.CreatePoolRequest.spec:type_name -> rotator.v1.PoolSpec
-	46, // 1: rotator.v1.CreatePoolResponse.pool:type_name -> rotator.v1.Pool
-	46, // 2: rotator.v1.GetPoolResponse.pool:type_name -> rotator.v1.Pool
-	46, // 3: rotator.v1.ListPoolsResponse.pools:type_name -> rotator.v1.Pool
-	45, // 4: rotator.v1.UpdatePoolRequest.spec:type_name -> rotator.v1.PoolSpec
-	46, // 5: rotator.v1.UpdatePoolResponse.pool:type_name -> rotator.v1.Pool
-	46, // 6: rotator.v1.PausePoolResponse.pool:type_name -> rotator.v1.Pool
-	46, // 7: rotator.v1.ResumePoolResponse.pool:type_name -> rotator.v1.Pool
-	47, // 8: rotator.v1.AddKeysRequest.home:type_name -> rotator.v1.KeyHome
-	18, // 9: rotator.v1.AddKeysRequest.keys:type_name -> rotator.v1.NewKey
-	44, // 10: rotator.v1.NewKey.labels:type_name -> rotator.v1.NewKey.LabelsEntry
-	48, // 11: rotator.v1.NewKey.status:type_name -> rotator.v1.KeyStatus
-	49, // 12: rotator.v1.NewKey.status_until:type_name -> google.protobuf.Timestamp
-	0,  // 13: rotator.v1.AddedKey.result:type_name -> rotator.v1.AddResult
-	47, // 14: rotator.v1.AddedKey.home:type_name -> rotator.v1.KeyHome
-	1,  // 15: rotator.v1.AddedKey.refusal:type_name -> rotator.v1.KeyRefusal
-	19, // 16: rotator.v1.AddKeysResponse.results:type_name -> rotator.v1.AddedKey
-	47, // 17: rotator.v1.ListKeysRequest.home:type_name -> rotator.v1.KeyHome
-	50, // 18: rotator.v1.ListKeysResponse.keys:type_name -> rotator.v1.Key
-	50, // 19: rotator.v1.GetKeyResponse.key:type_name -> rotator.v1.Key
-	50, // 20: rotator.v1.RestoreKeyResponse.key:type_name -> rotator.v1.Key
-	50, // 21: rotator.v1.DisableKeyResponse.key:type_name -> rotator.v1.Key
-	50, // 22: rotator.v1.EnableKeyResponse.key:type_name -> rotator.v1.Key
-	51, // 23: rotator.v1.SetBindingRequest.slots:type_name -> rotator.v1.SlotPriority
-	52, // 24: rotator.v1.SetBindingResponse.binding:type_name -> rotator.v1.Binding
-	52, // 25: rotator.v1.ListBindingsResponse.bindings:type_name -> rotator.v1.Binding
-	53, // 26: rotator.v1.ListReplicasResponse.replicas:type_name -> rotator.v1.Replica
-	2,  // 27: rotator.v1.Finding.severity:type_name -> rotator.v1.Severity
-	42, // 28: rotator.v1.DiagnoseResponse.findings:type_name -> rotator.v1.Finding
-	49, // 29: rotator.v1.DiagnoseResponse.checked_at:type_name -> google.protobuf.Timestamp
-	3,  // 30: rotator.v1.AdminService.CreatePool:input_type -> rotator.v1.CreatePoolRequest
-	5,  // 31: rotator.v1.AdminService.GetPool:input_type -> rotator.v1.GetPoolRequest
-	7,  // 32: rotator.v1.AdminService.ListPools:input_type -> rotator.v1.ListPoolsRequest
-	9,  // 33: rotator.v1.AdminService.UpdatePool:input_type -> rotator.v1.UpdatePoolRequest
-	11, // 34: rotator.v1.AdminService.DeletePool:input_type -> rotator.v1.DeletePoolRequest
-	13, // 35: rotator.v1.AdminService.PausePool:input_type -> rotator.v1.PausePoolRequest
-	15, // 36: rotator.v1.AdminService.ResumePool:input_type -> rotator.v1.ResumePoolRequest
-	17, // 37: rotator.v1.AdminService.AddKeys:input_type -> rotator.v1.AddKeysRequest
-	21, // 38: rotator.v1.AdminService.ListKeys:input_type -> rotator.v1.ListKeysRequest
-	23, // 39: rotator.v1.AdminService.GetKey:input_type -> rotator.v1.GetKeyRequest
-	25, // 40: rotator.v1.AdminService.RemoveKey:input_type -> rotator.v1.RemoveKeyRequest
-	27, // 41: rotator.v1.AdminService.RestoreKey:input_type -> rotator.v1.RestoreKeyRequest
-	29, // 42: rotator.v1.AdminService.DisableKey:input_type -> rotator.v1.DisableKeyRequest
-	31, // 43: rotator.v1.AdminService.EnableKey:input_type -> rotator.v1.EnableKeyRequest
-	33, // 44: rotator.v1.AdminService.SetBinding:input_type -> rotator.v1.SetBindingRequest
-	35, // 45: rotator.v1.AdminService.RemoveBinding:input_type -> rotator.v1.RemoveBindingRequest
-	37, // 46: rotator.v1.AdminService.ListBindings:input_type -> rotator.v1.ListBindingsRequest
-	39, // 47: rotator.v1.AdminService.ListReplicas:input_type -> rotator.v1.ListReplicasRequest
-	41, // 48: rotator.v1.AdminService.Diagnose:input_type -> rotator.v1.DiagnoseRequest
-	4,  // 49: rotator.v1.AdminService.CreatePool:output_type -> rotator.v1.CreatePoolResponse
-	6,  // 50: rotator.v1.AdminService.GetPool:output_type -> rotator.v1.GetPoolResponse
-	8,  // 51: rotator.v1.AdminService.ListPools:output_type -> rotator.v1.ListPoolsResponse
-	10, // 52: rotator.v1.AdminService.UpdatePool:output_type -> rotator.v1.UpdatePoolResponse
-	12, // 53: rotator.v1.AdminService.DeletePool:output_type -> rotator.v1.DeletePoolResponse
-	14, // 54: rotator.v1.AdminService.PausePool:output_type -> rotator.v1.PausePoolResponse
-	16, // 55: rotator.v1.AdminService.ResumePool:output_type -> rotator.v1.ResumePoolResponse
-	20, // 56: rotator.v1.AdminService.AddKeys:output_type -> rotator.v1.AddKeysResponse
-	22, // 57: rotator.v1.AdminService.ListKeys:output_type -> rotator.v1.ListKeysResponse
-	24, // 58: rotator.v1.AdminService.GetKey:output_type -> rotator.v1.GetKeyResponse
-	26, // 59: rotator.v1.AdminService.RemoveKey:output_type -> rotator.v1.RemoveKeyResponse
-	28, // 60: rotator.v1.AdminService.RestoreKey:output_type -> rotator.v1.RestoreKeyResponse
-	30, // 61: rotator.v1.AdminService.DisableKey:output_type -> rotator.v1.DisableKeyResponse
-	32, // 62: rotator.v1.AdminService.EnableKey:output_type -> rotator.v1.EnableKeyResponse
-	34, // 63: rotator.v1.AdminService.SetBinding:output_type -> rotator.v1.SetBindingResponse
-	36, // 64: rotator.v1.AdminService.RemoveBinding:output_type -> rotator.v1.RemoveBindingResponse
-	38, // 65: rotator.v1.AdminService.ListBindings:output_type -> rotator.v1.ListBindingsResponse
-	40, // 66: rotator.v1.AdminService.ListReplicas:output_type -> rotator.v1.ListReplicasResponse
-	43, // 67: rotator.v1.AdminService.Diagnose:output_type -> rotator.v1.DiagnoseResponse
-	49, // [49:68] is the sub-list for method output_type
-	30, // [30:49] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	51, // 0: rotator.v1.CreatePoolRequest.spec:type_name -> rotator.v1.PoolSpec
+	52, // 1: rotator.v1.CreatePoolResponse.pool:type_name -> rotator.v1.Pool
+	52, // 2: rotator.v1.GetPoolResponse.pool:type_name -> rotator.v1.Pool
+	52, // 3: rotator.v1.ListPoolsResponse.pools:type_name -> rotator.v1.Pool
+	51, // 4: rotator.v1.UpdatePoolRequest.spec:type_name -> rotator.v1.PoolSpec
+	52, // 5: rotator.v1.UpdatePoolResponse.pool:type_name -> rotator.v1.Pool
+	52, // 6: rotator.v1.PausePoolResponse.pool:type_name -> rotator.v1.Pool
+	52, // 7: rotator.v1.ResumePoolResponse.pool:type_name -> rotator.v1.Pool
+	52, // 8: rotator.v1.SetPoolCredentialResponse.pool:type_name -> rotator.v1.Pool
+	52, // 9: rotator.v1.EndIncidentResponse.pool:type_name -> rotator.v1.Pool
+	53, // 10: rotator.v1.RetryKeyResponse.key:type_name -> rotator.v1.Key
+	54, // 11: rotator.v1.AddKeysRequest.home:type_name -> rotator.v1.KeyHome
+	24, // 12: rotator.v1.AddKeysRequest.keys:type_name -> rotator.v1.NewKey
+	50, // 13: rotator.v1.NewKey.labels:type_name -> rotator.v1.NewKey.LabelsEntry
+	55, // 14: rotator.v1.NewKey.status:type_name -> rotator.v1.KeyStatus
+	56, // 15: rotator.v1.NewKey.status_until:type_name -> google.protobuf.Timestamp
+	0,  // 16: rotator.v1.AddedKey.result:type_name -> rotator.v1.AddResult
+	54, // 17: rotator.v1.AddedKey.home:type_name -> rotator.v1.KeyHome
+	1,  // 18: rotator.v1.AddedKey.refusal:type_name -> rotator.v1.KeyRefusal
+	25, // 19: rotator.v1.AddKeysResponse.results:type_name -> rotator.v1.AddedKey
+	54, // 20: rotator.v1.ListKeysRequest.home:type_name -> rotator.v1.KeyHome
+	53, // 21: rotator.v1.ListKeysResponse.keys:type_name -> rotator.v1.Key
+	53, // 22: rotator.v1.GetKeyResponse.key:type_name -> rotator.v1.Key
+	53, // 23: rotator.v1.RestoreKeyResponse.key:type_name -> rotator.v1.Key
+	53, // 24: rotator.v1.DisableKeyResponse.key:type_name -> rotator.v1.Key
+	53, // 25: rotator.v1.EnableKeyResponse.key:type_name -> rotator.v1.Key
+	57, // 26: rotator.v1.SetBindingRequest.slots:type_name -> rotator.v1.SlotPriority
+	58, // 27: rotator.v1.SetBindingResponse.binding:type_name -> rotator.v1.Binding
+	58, // 28: rotator.v1.ListBindingsResponse.bindings:type_name -> rotator.v1.Binding
+	59, // 29: rotator.v1.ListReplicasResponse.replicas:type_name -> rotator.v1.Replica
+	2,  // 30: rotator.v1.Finding.severity:type_name -> rotator.v1.Severity
+	48, // 31: rotator.v1.DiagnoseResponse.findings:type_name -> rotator.v1.Finding
+	56, // 32: rotator.v1.DiagnoseResponse.checked_at:type_name -> google.protobuf.Timestamp
+	3,  // 33: rotator.v1.AdminService.CreatePool:input_type -> rotator.v1.CreatePoolRequest
+	5,  // 34: rotator.v1.AdminService.GetPool:input_type -> rotator.v1.GetPoolRequest
+	7,  // 35: rotator.v1.AdminService.ListPools:input_type -> rotator.v1.ListPoolsRequest
+	9,  // 36: rotator.v1.AdminService.UpdatePool:input_type -> rotator.v1.UpdatePoolRequest
+	11, // 37: rotator.v1.AdminService.DeletePool:input_type -> rotator.v1.DeletePoolRequest
+	13, // 38: rotator.v1.AdminService.PausePool:input_type -> rotator.v1.PausePoolRequest
+	15, // 39: rotator.v1.AdminService.ResumePool:input_type -> rotator.v1.ResumePoolRequest
+	17, // 40: rotator.v1.AdminService.SetPoolCredential:input_type -> rotator.v1.SetPoolCredentialRequest
+	19, // 41: rotator.v1.AdminService.EndIncident:input_type -> rotator.v1.EndIncidentRequest
+	23, // 42: rotator.v1.AdminService.AddKeys:input_type -> rotator.v1.AddKeysRequest
+	27, // 43: rotator.v1.AdminService.ListKeys:input_type -> rotator.v1.ListKeysRequest
+	29, // 44: rotator.v1.AdminService.GetKey:input_type -> rotator.v1.GetKeyRequest
+	31, // 45: rotator.v1.AdminService.RemoveKey:input_type -> rotator.v1.RemoveKeyRequest
+	33, // 46: rotator.v1.AdminService.RestoreKey:input_type -> rotator.v1.RestoreKeyRequest
+	35, // 47: rotator.v1.AdminService.DisableKey:input_type -> rotator.v1.DisableKeyRequest
+	37, // 48: rotator.v1.AdminService.EnableKey:input_type -> rotator.v1.EnableKeyRequest
+	21, // 49: rotator.v1.AdminService.RetryKey:input_type -> rotator.v1.RetryKeyRequest
+	39, // 50: rotator.v1.AdminService.SetBinding:input_type -> rotator.v1.SetBindingRequest
+	41, // 51: rotator.v1.AdminService.RemoveBinding:input_type -> rotator.v1.RemoveBindingRequest
+	43, // 52: rotator.v1.AdminService.ListBindings:input_type -> rotator.v1.ListBindingsRequest
+	45, // 53: rotator.v1.AdminService.ListReplicas:input_type -> rotator.v1.ListReplicasRequest
+	47, // 54: rotator.v1.AdminService.Diagnose:input_type -> rotator.v1.DiagnoseRequest
+	4,  // 55: rotator.v1.AdminService.CreatePool:output_type -> rotator.v1.CreatePoolResponse
+	6,  // 56: rotator.v1.AdminService.GetPool:output_type -> rotator.v1.GetPoolResponse
+	8,  // 57: rotator.v1.AdminService.ListPools:output_type -> rotator.v1.ListPoolsResponse
+	10, // 58: rotator.v1.AdminService.UpdatePool:output_type -> rotator.v1.UpdatePoolResponse
+	12, // 59: rotator.v1.AdminService.DeletePool:output_type -> rotator.v1.DeletePoolResponse
+	14, // 60: rotator.v1.AdminService.PausePool:output_type -> rotator.v1.PausePoolResponse
+	16, // 61: rotator.v1.AdminService.ResumePool:output_type -> rotator.v1.ResumePoolResponse
+	18, // 62: rotator.v1.AdminService.SetPoolCredential:output_type -> rotator.v1.SetPoolCredentialResponse
+	20, // 63: rotator.v1.AdminService.EndIncident:output_type -> rotator.v1.EndIncidentResponse
+	26, // 64: rotator.v1.AdminService.AddKeys:output_type -> rotator.v1.AddKeysResponse
+	28, // 65: rotator.v1.AdminService.ListKeys:output_type -> rotator.v1.ListKeysResponse
+	30, // 66: rotator.v1.AdminService.GetKey:output_type -> rotator.v1.GetKeyResponse
+	32, // 67: rotator.v1.AdminService.RemoveKey:output_type -> rotator.v1.RemoveKeyResponse
+	34, // 68: rotator.v1.AdminService.RestoreKey:output_type -> rotator.v1.RestoreKeyResponse
+	36, // 69: rotator.v1.AdminService.DisableKey:output_type -> rotator.v1.DisableKeyResponse
+	38, // 70: rotator.v1.AdminService.EnableKey:output_type -> rotator.v1.EnableKeyResponse
+	22, // 71: rotator.v1.AdminService.RetryKey:output_type -> rotator.v1.RetryKeyResponse
+	40, // 72: rotator.v1.AdminService.SetBinding:output_type -> rotator.v1.SetBindingResponse
+	42, // 73: rotator.v1.AdminService.RemoveBinding:output_type -> rotator.v1.RemoveBindingResponse
+	44, // 74: rotator.v1.AdminService.ListBindings:output_type -> rotator.v1.ListBindingsResponse
+	46, // 75: rotator.v1.AdminService.ListReplicas:output_type -> rotator.v1.ListReplicasResponse
+	49, // 76: rotator.v1.AdminService.Diagnose:output_type -> rotator.v1.DiagnoseResponse
+	55, // [55:77] is the sub-list for method output_type
+	33, // [33:55] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_rotator_v1_admin_service_proto_init() }
@@ -3096,14 +3454,14 @@ func file_rotator_v1_admin_service_proto_init() {
 		return
 	}
 	file_rotator_v1_resources_proto_init()
-	file_rotator_v1_admin_service_proto_msgTypes[15].OneofWrappers = []any{}
+	file_rotator_v1_admin_service_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rotator_v1_admin_service_proto_rawDesc), len(file_rotator_v1_admin_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   42,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

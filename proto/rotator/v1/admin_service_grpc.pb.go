@@ -21,25 +21,28 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_CreatePool_FullMethodName    = "/rotator.v1.AdminService/CreatePool"
-	AdminService_GetPool_FullMethodName       = "/rotator.v1.AdminService/GetPool"
-	AdminService_ListPools_FullMethodName     = "/rotator.v1.AdminService/ListPools"
-	AdminService_UpdatePool_FullMethodName    = "/rotator.v1.AdminService/UpdatePool"
-	AdminService_DeletePool_FullMethodName    = "/rotator.v1.AdminService/DeletePool"
-	AdminService_PausePool_FullMethodName     = "/rotator.v1.AdminService/PausePool"
-	AdminService_ResumePool_FullMethodName    = "/rotator.v1.AdminService/ResumePool"
-	AdminService_AddKeys_FullMethodName       = "/rotator.v1.AdminService/AddKeys"
-	AdminService_ListKeys_FullMethodName      = "/rotator.v1.AdminService/ListKeys"
-	AdminService_GetKey_FullMethodName        = "/rotator.v1.AdminService/GetKey"
-	AdminService_RemoveKey_FullMethodName     = "/rotator.v1.AdminService/RemoveKey"
-	AdminService_RestoreKey_FullMethodName    = "/rotator.v1.AdminService/RestoreKey"
-	AdminService_DisableKey_FullMethodName    = "/rotator.v1.AdminService/DisableKey"
-	AdminService_EnableKey_FullMethodName     = "/rotator.v1.AdminService/EnableKey"
-	AdminService_SetBinding_FullMethodName    = "/rotator.v1.AdminService/SetBinding"
-	AdminService_RemoveBinding_FullMethodName = "/rotator.v1.AdminService/RemoveBinding"
-	AdminService_ListBindings_FullMethodName  = "/rotator.v1.AdminService/ListBindings"
-	AdminService_ListReplicas_FullMethodName  = "/rotator.v1.AdminService/ListReplicas"
-	AdminService_Diagnose_FullMethodName      = "/rotator.v1.AdminService/Diagnose"
+	AdminService_CreatePool_FullMethodName        = "/rotator.v1.AdminService/CreatePool"
+	AdminService_GetPool_FullMethodName           = "/rotator.v1.AdminService/GetPool"
+	AdminService_ListPools_FullMethodName         = "/rotator.v1.AdminService/ListPools"
+	AdminService_UpdatePool_FullMethodName        = "/rotator.v1.AdminService/UpdatePool"
+	AdminService_DeletePool_FullMethodName        = "/rotator.v1.AdminService/DeletePool"
+	AdminService_PausePool_FullMethodName         = "/rotator.v1.AdminService/PausePool"
+	AdminService_ResumePool_FullMethodName        = "/rotator.v1.AdminService/ResumePool"
+	AdminService_SetPoolCredential_FullMethodName = "/rotator.v1.AdminService/SetPoolCredential"
+	AdminService_EndIncident_FullMethodName       = "/rotator.v1.AdminService/EndIncident"
+	AdminService_AddKeys_FullMethodName           = "/rotator.v1.AdminService/AddKeys"
+	AdminService_ListKeys_FullMethodName          = "/rotator.v1.AdminService/ListKeys"
+	AdminService_GetKey_FullMethodName            = "/rotator.v1.AdminService/GetKey"
+	AdminService_RemoveKey_FullMethodName         = "/rotator.v1.AdminService/RemoveKey"
+	AdminService_RestoreKey_FullMethodName        = "/rotator.v1.AdminService/RestoreKey"
+	AdminService_DisableKey_FullMethodName        = "/rotator.v1.AdminService/DisableKey"
+	AdminService_EnableKey_FullMethodName         = "/rotator.v1.AdminService/EnableKey"
+	AdminService_RetryKey_FullMethodName          = "/rotator.v1.AdminService/RetryKey"
+	AdminService_SetBinding_FullMethodName        = "/rotator.v1.AdminService/SetBinding"
+	AdminService_RemoveBinding_FullMethodName     = "/rotator.v1.AdminService/RemoveBinding"
+	AdminService_ListBindings_FullMethodName      = "/rotator.v1.AdminService/ListBindings"
+	AdminService_ListReplicas_FullMethodName      = "/rotator.v1.AdminService/ListReplicas"
+	AdminService_Diagnose_FullMethodName          = "/rotator.v1.AdminService/Diagnose"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -66,6 +69,11 @@ type AdminServiceClient interface {
 	PausePool(ctx context.Context, in *PausePoolRequest, opts ...grpc.CallOption) (*PausePoolResponse, error)
 	// ResumePool allows rotations again. Rotations that wait for stock go on.
 	ResumePool(ctx context.Context, in *ResumePoolRequest, opts ...grpc.CallOption) (*ResumePoolResponse, error)
+	// SetPoolCredential sets or removes the pool's own credential for its upstream's admin API, such as LiteLLM's master key. It is
+	// sealed like keys are, and never returned.
+	SetPoolCredential(ctx context.Context, in *SetPoolCredentialRequest, opts ...grpc.CallOption) (*SetPoolCredentialResponse, error)
+	// EndIncident ends a pool's incident: reports count again, from none. Without an incident nothing is changed.
+	EndIncident(ctx context.Context, in *EndIncidentRequest, opts ...grpc.CallOption) (*EndIncidentResponse, error)
 	// AddKeys adds many keys to one home and says for each what happened. A key that is refused does not hinder the others.
 	AddKeys(ctx context.Context, in *AddKeysRequest, opts ...grpc.CallOption) (*AddKeysResponse, error)
 	// ListKeys lists keys by id.
@@ -80,6 +88,8 @@ type AdminServiceClient interface {
 	DisableKey(ctx context.Context, in *DisableKeyRequest, opts ...grpc.CallOption) (*DisableKeyResponse, error)
 	// EnableKey puts an active key back into service whatever its status, and cancels a rotation that waits for stock.
 	EnableKey(ctx context.Context, in *EnableKeyRequest, opts ...grpc.CallOption) (*EnableKeyResponse, error)
+	// RetryKey tries again what was given up: minting or verifying a key for the stock, or revoking a retired one.
+	RetryKey(ctx context.Context, in *RetryKeyRequest, opts ...grpc.CallOption) (*RetryKeyResponse, error)
 	// SetBinding binds a proxy to slots, replacing what it was bound to.
 	SetBinding(ctx context.Context, in *SetBindingRequest, opts ...grpc.CallOption) (*SetBindingResponse, error)
 	// RemoveBinding unbinds a proxy.
@@ -170,6 +180,26 @@ func (c *adminServiceClient) ResumePool(ctx context.Context, in *ResumePoolReque
 	return out, nil
 }
 
+func (c *adminServiceClient) SetPoolCredential(ctx context.Context, in *SetPoolCredentialRequest, opts ...grpc.CallOption) (*SetPoolCredentialResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetPoolCredentialResponse)
+	err := c.cc.Invoke(ctx, AdminService_SetPoolCredential_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) EndIncident(ctx context.Context, in *EndIncidentRequest, opts ...grpc.CallOption) (*EndIncidentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndIncidentResponse)
+	err := c.cc.Invoke(ctx, AdminService_EndIncident_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) AddKeys(ctx context.Context, in *AddKeysRequest, opts ...grpc.CallOption) (*AddKeysResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AddKeysResponse)
@@ -234,6 +264,16 @@ func (c *adminServiceClient) EnableKey(ctx context.Context, in *EnableKeyRequest
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(EnableKeyResponse)
 	err := c.cc.Invoke(ctx, AdminService_EnableKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) RetryKey(ctx context.Context, in *RetryKeyRequest, opts ...grpc.CallOption) (*RetryKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetryKeyResponse)
+	err := c.cc.Invoke(ctx, AdminService_RetryKey_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -314,6 +354,11 @@ type AdminServiceServer interface {
 	PausePool(context.Context, *PausePoolRequest) (*PausePoolResponse, error)
 	// ResumePool allows rotations again. Rotations that wait for stock go on.
 	ResumePool(context.Context, *ResumePoolRequest) (*ResumePoolResponse, error)
+	// SetPoolCredential sets or removes the pool's own credential for its upstream's admin API, such as LiteLLM's master key. It is
+	// sealed like keys are, and never returned.
+	SetPoolCredential(context.Context, *SetPoolCredentialRequest) (*SetPoolCredentialResponse, error)
+	// EndIncident ends a pool's incident: reports count again, from none. Without an incident nothing is changed.
+	EndIncident(context.Context, *EndIncidentRequest) (*EndIncidentResponse, error)
 	// AddKeys adds many keys to one home and says for each what happened. A key that is refused does not hinder the others.
 	AddKeys(context.Context, *AddKeysRequest) (*AddKeysResponse, error)
 	// ListKeys lists keys by id.
@@ -328,6 +373,8 @@ type AdminServiceServer interface {
 	DisableKey(context.Context, *DisableKeyRequest) (*DisableKeyResponse, error)
 	// EnableKey puts an active key back into service whatever its status, and cancels a rotation that waits for stock.
 	EnableKey(context.Context, *EnableKeyRequest) (*EnableKeyResponse, error)
+	// RetryKey tries again what was given up: minting or verifying a key for the stock, or revoking a retired one.
+	RetryKey(context.Context, *RetryKeyRequest) (*RetryKeyResponse, error)
 	// SetBinding binds a proxy to slots, replacing what it was bound to.
 	SetBinding(context.Context, *SetBindingRequest) (*SetBindingResponse, error)
 	// RemoveBinding unbinds a proxy.
@@ -369,6 +416,12 @@ func (UnimplementedAdminServiceServer) PausePool(context.Context, *PausePoolRequ
 func (UnimplementedAdminServiceServer) ResumePool(context.Context, *ResumePoolRequest) (*ResumePoolResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResumePool not implemented")
 }
+func (UnimplementedAdminServiceServer) SetPoolCredential(context.Context, *SetPoolCredentialRequest) (*SetPoolCredentialResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetPoolCredential not implemented")
+}
+func (UnimplementedAdminServiceServer) EndIncident(context.Context, *EndIncidentRequest) (*EndIncidentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EndIncident not implemented")
+}
 func (UnimplementedAdminServiceServer) AddKeys(context.Context, *AddKeysRequest) (*AddKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddKeys not implemented")
 }
@@ -389,6 +442,9 @@ func (UnimplementedAdminServiceServer) DisableKey(context.Context, *DisableKeyRe
 }
 func (UnimplementedAdminServiceServer) EnableKey(context.Context, *EnableKeyRequest) (*EnableKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EnableKey not implemented")
+}
+func (UnimplementedAdminServiceServer) RetryKey(context.Context, *RetryKeyRequest) (*RetryKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetryKey not implemented")
 }
 func (UnimplementedAdminServiceServer) SetBinding(context.Context, *SetBindingRequest) (*SetBindingResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetBinding not implemented")
@@ -552,6 +608,42 @@ func _AdminService_ResumePool_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_SetPoolCredential_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetPoolCredentialRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SetPoolCredential(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SetPoolCredential_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SetPoolCredential(ctx, req.(*SetPoolCredentialRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_EndIncident_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EndIncidentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).EndIncident(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_EndIncident_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).EndIncident(ctx, req.(*EndIncidentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_AddKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AddKeysRequest)
 	if err := dec(in); err != nil {
@@ -674,6 +766,24 @@ func _AdminService_EnableKey_Handler(srv interface{}, ctx context.Context, dec f
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).EnableKey(ctx, req.(*EnableKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_RetryKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetryKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RetryKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RetryKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RetryKey(ctx, req.(*RetryKeyRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -804,6 +914,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AdminService_ResumePool_Handler,
 		},
 		{
+			MethodName: "SetPoolCredential",
+			Handler:    _AdminService_SetPoolCredential_Handler,
+		},
+		{
+			MethodName: "EndIncident",
+			Handler:    _AdminService_EndIncident_Handler,
+		},
+		{
 			MethodName: "AddKeys",
 			Handler:    _AdminService_AddKeys_Handler,
 		},
@@ -830,6 +948,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "EnableKey",
 			Handler:    _AdminService_EnableKey_Handler,
+		},
+		{
+			MethodName: "RetryKey",
+			Handler:    _AdminService_RetryKey_Handler,
 		},
 		{
 			MethodName: "SetBinding",

@@ -85,6 +85,11 @@ const (
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 26
 	// etcd has no space left: writes are refused until the alarm is disarmed. Code RESOURCE_EXHAUSTED.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
+	// The pool has had as many rotations as its bound allows; nothing was used up. The delay says when the next is possible.
+	// Code RESOURCE_EXHAUSTED, with google.rpc.RetryInfo.
+	ErrorReason_ERROR_REASON_ROTATION_BOUND ErrorReason = 28
+	// There is nothing to retry: the key has neither failed to be minted nor failed to be revoked. Code FAILED_PRECONDITION.
+	ErrorReason_ERROR_REASON_NOTHING_TO_RETRY ErrorReason = 29
 )
 
 // Enum value maps for ErrorReason.
@@ -118,6 +123,8 @@ var (
 		25: "ERROR_REASON_CANCELLED",
 		26: "ERROR_REASON_DEADLINE_EXCEEDED",
 		27: "ERROR_REASON_STORAGE_FULL",
+		28: "ERROR_REASON_ROTATION_BOUND",
+		29: "ERROR_REASON_NOTHING_TO_RETRY",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":          0,
@@ -148,6 +155,8 @@ var (
 		"ERROR_REASON_CANCELLED":            25,
 		"ERROR_REASON_DEADLINE_EXCEEDED":    26,
 		"ERROR_REASON_STORAGE_FULL":         27,
+		"ERROR_REASON_ROTATION_BOUND":       28,
+		"ERROR_REASON_NOTHING_TO_RETRY":     29,
 	}
 )
 
@@ -183,7 +192,7 @@ var File_rotator_v1_error_reason_proto protoreflect.FileDescriptor
 const file_rotator_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
 	"\x1drotator/v1/error_reason.proto\x12\n" +
-	"rotator.v1*\xa4\a\n" +
+	"rotator.v1*\xe8\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dERROR_REASON_INVALID_ARGUMENT\x10\x01\x12\x1f\n" +
@@ -213,7 +222,9 @@ const file_rotator_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_OUTCOME_UNKNOWN\x10\x18\x12\x1a\n" +
 	"\x16ERROR_REASON_CANCELLED\x10\x19\x12\"\n" +
 	"\x1eERROR_REASON_DEADLINE_EXCEEDED\x10\x1a\x12\x1d\n" +
-	"\x19ERROR_REASON_STORAGE_FULL\x10\x1bB9Z7github.com/rotatord/rotatord/proto/rotator/v1;rotatorv1b\x06proto3"
+	"\x19ERROR_REASON_STORAGE_FULL\x10\x1b\x12\x1f\n" +
+	"\x1bERROR_REASON_ROTATION_BOUND\x10\x1c\x12!\n" +
+	"\x1dERROR_REASON_NOTHING_TO_RETRY\x10\x1dB9Z7github.com/rotatord/rotatord/proto/rotator/v1;rotatorv1b\x06proto3"
 
 var (
 	file_rotator_v1_error_reason_proto_rawDescOnce sync.Once

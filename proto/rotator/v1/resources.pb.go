@@ -11,6 +11,7 @@ package rotatorv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -161,6 +162,8 @@ const (
 	KeyHome_KEY_HOME_BACKUP KeyHome = 2
 	// Out of service: replaced by a rotation.
 	KeyHome_KEY_HOME_RETIRED KeyHome = 3
+	// Not a key yet: being minted and verified for the stock. See KeyPhase.
+	KeyHome_KEY_HOME_PREPARING KeyHome = 4
 )
 
 // Enum value maps for KeyHome.
@@ -170,12 +173,14 @@ var (
 		1: "KEY_HOME_ACTIVE",
 		2: "KEY_HOME_BACKUP",
 		3: "KEY_HOME_RETIRED",
+		4: "KEY_HOME_PREPARING",
 	}
 	KeyHome_value = map[string]int32{
 		"KEY_HOME_UNSPECIFIED": 0,
 		"KEY_HOME_ACTIVE":      1,
 		"KEY_HOME_BACKUP":      2,
 		"KEY_HOME_RETIRED":     3,
+		"KEY_HOME_PREPARING":   4,
 	}
 )
 
@@ -204,6 +209,88 @@ func (x KeyHome) Number() protoreflect.EnumNumber {
 // Deprecated: Use KeyHome.Descriptor instead.
 func (KeyHome) EnumDescriptor() ([]byte, []int) {
 	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{2}
+}
+
+// KeyPhase says how far what a key still needs has come: before it is in stock, and after it was retired.
+// The enum is open: clients must accept values they do not know.
+type KeyPhase int32
+
+const (
+	// Active and backup keys have none.
+	KeyPhase_KEY_PHASE_UNSPECIFIED KeyPhase = 0
+	// Preparing: its secret is chosen, and nobody was asked yet.
+	KeyPhase_KEY_PHASE_PLANNED KeyPhase = 1
+	// Preparing: the provider is being asked to mint it.
+	KeyPhase_KEY_PHASE_MINTING KeyPhase = 2
+	// Preparing: minted, and being tested at the upstream.
+	KeyPhase_KEY_PHASE_VERIFYING KeyPhase = 3
+	// Preparing: given up; RetryKey tries again, RemoveKey gives it up for good.
+	KeyPhase_KEY_PHASE_FAILED KeyPhase = 4
+	// Retired: can be restored.
+	KeyPhase_KEY_PHASE_RETIRED KeyPhase = 5
+	// Retired: the provider is being asked to revoke it.
+	KeyPhase_KEY_PHASE_REVOKING KeyPhase = 6
+	// Retired: surely revoked at the upstream.
+	KeyPhase_KEY_PHASE_REVOKED KeyPhase = 7
+	// Retired: it may still be alive at the upstream; RetryKey tries again.
+	KeyPhase_KEY_PHASE_ORPHANED KeyPhase = 8
+	// Retired: its secret is gone from the records.
+	KeyPhase_KEY_PHASE_PURGED KeyPhase = 9
+)
+
+// Enum value maps for KeyPhase.
+var (
+	KeyPhase_name = map[int32]string{
+		0: "KEY_PHASE_UNSPECIFIED",
+		1: "KEY_PHASE_PLANNED",
+		2: "KEY_PHASE_MINTING",
+		3: "KEY_PHASE_VERIFYING",
+		4: "KEY_PHASE_FAILED",
+		5: "KEY_PHASE_RETIRED",
+		6: "KEY_PHASE_REVOKING",
+		7: "KEY_PHASE_REVOKED",
+		8: "KEY_PHASE_ORPHANED",
+		9: "KEY_PHASE_PURGED",
+	}
+	KeyPhase_value = map[string]int32{
+		"KEY_PHASE_UNSPECIFIED": 0,
+		"KEY_PHASE_PLANNED":     1,
+		"KEY_PHASE_MINTING":     2,
+		"KEY_PHASE_VERIFYING":   3,
+		"KEY_PHASE_FAILED":      4,
+		"KEY_PHASE_RETIRED":     5,
+		"KEY_PHASE_REVOKING":    6,
+		"KEY_PHASE_REVOKED":     7,
+		"KEY_PHASE_ORPHANED":    8,
+		"KEY_PHASE_PURGED":      9,
+	}
+)
+
+func (x KeyPhase) Enum() *KeyPhase {
+	p := new(KeyPhase)
+	*p = x
+	return p
+}
+
+func (x KeyPhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (KeyPhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_rotator_v1_resources_proto_enumTypes[3].Descriptor()
+}
+
+func (KeyPhase) Type() protoreflect.EnumType {
+	return &file_rotator_v1_resources_proto_enumTypes[3]
+}
+
+func (x KeyPhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use KeyPhase.Descriptor instead.
+func (KeyPhase) EnumDescriptor() ([]byte, []int) {
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{3}
 }
 
 // KeyStatus is the condition of an active key.
@@ -256,11 +343,11 @@ func (x KeyStatus) String() string {
 }
 
 func (KeyStatus) Descriptor() protoreflect.EnumDescriptor {
-	return file_rotator_v1_resources_proto_enumTypes[3].Descriptor()
+	return file_rotator_v1_resources_proto_enumTypes[4].Descriptor()
 }
 
 func (KeyStatus) Type() protoreflect.EnumType {
-	return &file_rotator_v1_resources_proto_enumTypes[3]
+	return &file_rotator_v1_resources_proto_enumTypes[4]
 }
 
 func (x KeyStatus) Number() protoreflect.EnumNumber {
@@ -269,7 +356,7 @@ func (x KeyStatus) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use KeyStatus.Descriptor instead.
 func (KeyStatus) EnumDescriptor() ([]byte, []int) {
-	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{3}
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{4}
 }
 
 // Pool is a set of interchangeable keys for one upstream.
@@ -288,9 +375,18 @@ type Pool struct {
 	// etcd revision of the last change of this record.
 	Revision int64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
 	// How many keys are in each home.
-	Counts        *PoolCounts `protobuf:"bytes,7,opt,name=counts,proto3" json:"counts,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Counts *PoolCounts `protobuf:"bytes,7,opt,name=counts,proto3" json:"counts,omitempty"`
+	// The upstream's own outage, as reports show it. Unset: none.
+	Incident *Incident `protobuf:"bytes,8,opt,name=incident,proto3" json:"incident,omitempty"`
+	// The pool's own credential for its upstream's admin API, shown so that a person can tell it from others. Empty: it has
+	// none. SetPoolCredential sets it.
+	CredentialPreview string `protobuf:"bytes,9,opt,name=credential_preview,json=credentialPreview,proto3" json:"credential_preview,omitempty"`
+	// How many rotations the pool's bound allows now, as far as the replica that answers knows. Unset: any number.
+	RotationsLeft *int32 `protobuf:"varint,10,opt,name=rotations_left,json=rotationsLeft,proto3,oneof" json:"rotations_left,omitempty"`
+	// When the bound allows one more than that. Unset: none was made within the window.
+	NextRotationAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=next_rotation_at,json=nextRotationAt,proto3" json:"next_rotation_at,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -372,20 +468,131 @@ func (x *Pool) GetCounts() *PoolCounts {
 	return nil
 }
 
+func (x *Pool) GetIncident() *Incident {
+	if x != nil {
+		return x.Incident
+	}
+	return nil
+}
+
+func (x *Pool) GetCredentialPreview() string {
+	if x != nil {
+		return x.CredentialPreview
+	}
+	return ""
+}
+
+func (x *Pool) GetRotationsLeft() int32 {
+	if x != nil && x.RotationsLeft != nil {
+		return *x.RotationsLeft
+	}
+	return 0
+}
+
+func (x *Pool) GetNextRotationAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextRotationAt
+	}
+	return nil
+}
+
+// Incident is a time in which so many keys of a pool were refused that the upstream itself must be at fault. Meanwhile
+// reports change nothing.
+type Incident struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it was recognised.
+	Since *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	// When it ends by itself.
+	Until *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
+	// How many keys had been reported bad.
+	Keys          int32 `protobuf:"varint,3,opt,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Incident) Reset() {
+	*x = Incident{}
+	mi := &file_rotator_v1_resources_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Incident) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Incident) ProtoMessage() {}
+
+func (x *Incident) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_resources_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Incident.ProtoReflect.Descriptor instead.
+func (*Incident) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Incident) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Incident) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Incident) GetKeys() int32 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
 // PoolSpec is the part of a pool that operators write.
 type PoolSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Free text for people; at most 1,024 bytes. Default: empty.
 	Description string `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
 	// Labels for people and tools; at most 32 of them, names of at most 128 and values of at most 256 bytes. Default: none.
-	Labels        map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What the keys are for. Default: an upstream of kind "generic", which is never called.
+	Upstream *UpstreamSpec `protobuf:"bytes,3,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	// How many rotations the pool may have in a time. Default: 20 a minute.
+	RotationBound *RotationBound `protobuf:"bytes,4,opt,name=rotation_bound,json=rotationBound,proto3" json:"rotation_bound,omitempty"`
+	// Ask the upstream with the key itself before a report rotates it. Needs an upstream that can be asked. Default: false.
+	ConfirmReports bool `protobuf:"varint,5,opt,name=confirm_reports,json=confirmReports,proto3" json:"confirm_reports,omitempty"`
+	// When bad reports are taken for the upstream's own outage. Default: half of the keys, at least three, in one minute.
+	Incident *IncidentPolicy `protobuf:"bytes,6,opt,name=incident,proto3" json:"incident,omitempty"`
+	// How the keys' spend is watched. Unset: it is not.
+	Spend *SpendPolicy `protobuf:"bytes,7,opt,name=spend,proto3" json:"spend,omitempty"`
+	// Who mints and revokes the pool's keys. Unset: nobody.
+	Provider *ProviderSpec `protobuf:"bytes,8,opt,name=provider,proto3" json:"provider,omitempty"`
+	// How much stock is kept. Needs a provider. Unset: operators stock the pool.
+	Stock *StockPolicy `protobuf:"bytes,9,opt,name=stock,proto3" json:"stock,omitempty"`
+	// What happens to retired keys.
+	Retirement *RetirementPolicy `protobuf:"bytes,10,opt,name=retirement,proto3" json:"retirement,omitempty"`
+	// How long rotations, events and purged keys are kept, 1 hour to 10 years. Default: 30 days.
+	RecordRetention *durationpb.Duration `protobuf:"bytes,11,opt,name=record_retention,json=recordRetention,proto3" json:"record_retention,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PoolSpec) Reset() {
 	*x = PoolSpec{}
-	mi := &file_rotator_v1_resources_proto_msgTypes[1]
+	mi := &file_rotator_v1_resources_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -397,7 +604,7 @@ func (x *PoolSpec) String() string {
 func (*PoolSpec) ProtoMessage() {}
 
 func (x *PoolSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_resources_proto_msgTypes[1]
+	mi := &file_rotator_v1_resources_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -410,7 +617,7 @@ func (x *PoolSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolSpec.ProtoReflect.Descriptor instead.
 func (*PoolSpec) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{1}
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *PoolSpec) GetDescription() string {
@@ -423,6 +630,635 @@ func (x *PoolSpec) GetDescription() string {
 func (x *PoolSpec) GetLabels() map[string]string {
 	if x != nil {
 		return x.Labels
+	}
+	return nil
+}
+
+func (x *PoolSpec) GetUpstream() *UpstreamSpec {
+	if x != nil {
+		return x.Upstream
+	}
+	return nil
+}
+
+func (x *PoolSpec) GetRotationBound() *RotationBound {
+	if x != nil {
+		return x.RotationBound
+	}
+	return nil
+}
+
+func (x *PoolSpec) GetConfirmReports() bool {
+	if x != nil {
+		return x.ConfirmReports
+	}
+	return false
+}
+
+func (x *PoolSpec) GetIncident() *IncidentPolicy {
+	if x != nil {
+		return x.Incident
+	}
+	return nil
+}
+
+func (x *PoolSpec) GetSpend() *SpendPolicy {
+	if x != nil {
+		return x.Spend
+	}
+	return nil
+}
+
+func (x *PoolSpec) GetProvider() *ProviderSpec {
+	if x != nil {
+		return x.Provider
+	}
+	return nil
+}
+
+func (x *PoolSpec) GetStock() *StockPolicy {
+	if x != nil {
+		return x.Stock
+	}
+	return nil
+}
+
+func (x *PoolSpec) GetRetirement() *RetirementPolicy {
+	if x != nil {
+		return x.Retirement
+	}
+	return nil
+}
+
+func (x *PoolSpec) GetRecordRetention() *durationpb.Duration {
+	if x != nil {
+		return x.RecordRetention
+	}
+	return nil
+}
+
+// UpstreamSpec says what a pool's keys are for.
+type UpstreamSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// openai, anthropic, litellm, openhands, openrouter, gemini, factory or generic: which rules say what an answer means for
+	// a key, and how the upstream is called. Default: generic.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Where it is, such as https://litellm.example.org: http or https, without credentials, query and fragment; at most 512
+	// bytes. Default: the kind's own, where it has one.
+	BaseUrl       string `protobuf:"bytes,2,opt,name=base_url,json=baseUrl,proto3" json:"base_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpstreamSpec) Reset() {
+	*x = UpstreamSpec{}
+	mi := &file_rotator_v1_resources_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpstreamSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpstreamSpec) ProtoMessage() {}
+
+func (x *UpstreamSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_resources_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpstreamSpec.ProtoReflect.Descriptor instead.
+func (*UpstreamSpec) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *UpstreamSpec) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *UpstreamSpec) GetBaseUrl() string {
+	if x != nil {
+		return x.BaseUrl
+	}
+	return ""
+}
+
+// RotationBound protects stock and pool: at the bound a rotation is refused with RESOURCE_EXHAUSTED, and nothing is used up.
+type RotationBound struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rotations in a window, 0 to 1,000; 0: any number. Default: 20.
+	Rotations *int32 `protobuf:"varint,1,opt,name=rotations,proto3,oneof" json:"rotations,omitempty"`
+	// The window, 1 second to 24 hours. Default: 1 minute.
+	Window        *durationpb.Duration `protobuf:"bytes,2,opt,name=window,proto3" json:"window,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotationBound) Reset() {
+	*x = RotationBound{}
+	mi := &file_rotator_v1_resources_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationBound) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationBound) ProtoMessage() {}
+
+func (x *RotationBound) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_resources_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationBound.ProtoReflect.Descriptor instead.
+func (*RotationBound) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RotationBound) GetRotations() int32 {
+	if x != nil && x.Rotations != nil {
+		return *x.Rotations
+	}
+	return 0
+}
+
+func (x *RotationBound) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+// IncidentPolicy says when bad reports are taken for the upstream's own outage.
+type IncidentPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// More than this share of the active keys, above 0 and up to 1. Default: 0.5.
+	Share float64 `protobuf:"fixed64,1,opt,name=share,proto3" json:"share,omitempty"`
+	// And at least this many keys, 2 to 1,000. Default: 3.
+	MinKeys int32 `protobuf:"varint,2,opt,name=min_keys,json=minKeys,proto3" json:"min_keys,omitempty"`
+	// Reported bad within this time, 1 second to 1 hour. Default: 1 minute.
+	Window *durationpb.Duration `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
+	// How long an incident lasts unless it is ended before, 1 second to 24 hours. Default: 5 minutes.
+	Duration *durationpb.Duration `protobuf:"bytes,4,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Never recognise one. Default: false.
+	Disabled      bool `protobuf:"varint,5,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IncidentPolicy) Reset() {
+	*x = IncidentPolicy{}
+	mi := &file_rotator_v1_resources_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IncidentPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IncidentPolicy) ProtoMessage() {}
+
+func (x *IncidentPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_resources_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IncidentPolicy.ProtoReflect.Descriptor instead.
+func (*IncidentPolicy) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *IncidentPolicy) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *IncidentPolicy) GetMinKeys() int32 {
+	if x != nil {
+		return x.MinKeys
+	}
+	return 0
+}
+
+func (x *IncidentPolicy) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *IncidentPolicy) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *IncidentPolicy) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+// SpendPolicy says how the keys' spend is watched: at LiteLLM with the pool's credential if it has one (/key/info), else with each key
+// itself (/user/daily/activity).
+type SpendPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A key's budget in US dollars where the upstream does not say; above 0. Default: 10.
+	BudgetUsd float64 `protobuf:"fixed64,1,opt,name=budget_usd,json=budgetUsd,proto3" json:"budget_usd,omitempty"`
+	// A key that has spent this share of its budget is rotated; above 0 and up to 1. Default: 0.995.
+	Threshold     float64 `protobuf:"fixed64,2,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpendPolicy) Reset() {
+	*x = SpendPolicy{}
+	mi := &file_rotator_v1_resources_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpendPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpendPolicy) ProtoMessage() {}
+
+func (x *SpendPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_resources_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpendPolicy.ProtoReflect.Descriptor instead.
+func (*SpendPolicy) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SpendPolicy) GetBudgetUsd() float64 {
+	if x != nil {
+		return x.BudgetUsd
+	}
+	return 0
+}
+
+func (x *SpendPolicy) GetThreshold() float64 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+// ProviderSpec says who mints and revokes a pool's keys. Exactly one is set.
+type ProviderSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The provider.
+	//
+	// Types that are valid to be assigned to Provider:
+	//
+	//	*ProviderSpec_Litellm
+	//	*ProviderSpec_Exec
+	Provider      isProviderSpec_Provider `protobuf_oneof:"provider"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderSpec) Reset() {
+	*x = ProviderSpec{}
+	mi := &file_rotator_v1_resources_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderSpec) ProtoMessage() {}
+
+func (x *ProviderSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_resources_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderSpec.ProtoReflect.Descriptor instead.
+func (*ProviderSpec) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ProviderSpec) GetProvider() isProviderSpec_Provider {
+	if x != nil {
+		return x.Provider
+	}
+	return nil
+}
+
+func (x *ProviderSpec) GetLitellm() *LiteLLMProvider {
+	if x != nil {
+		if x, ok := x.Provider.(*ProviderSpec_Litellm); ok {
+			return x.Litellm
+		}
+	}
+	return nil
+}
+
+func (x *ProviderSpec) GetExec() *ExecProvider {
+	if x != nil {
+		if x, ok := x.Provider.(*ProviderSpec_Exec); ok {
+			return x.Exec
+		}
+	}
+	return nil
+}
+
+type isProviderSpec_Provider interface {
+	isProviderSpec_Provider()
+}
+
+type ProviderSpec_Litellm struct {
+	// The pool's upstream, a LiteLLM, with the pool's credential as its master key.
+	Litellm *LiteLLMProvider `protobuf:"bytes,1,opt,name=litellm,proto3,oneof"`
+}
+
+type ProviderSpec_Exec struct {
+	// A command of the replicas.
+	Exec *ExecProvider `protobuf:"bytes,2,opt,name=exec,proto3,oneof"`
+}
+
+func (*ProviderSpec_Litellm) isProviderSpec_Provider() {}
+
+func (*ProviderSpec_Exec) isProviderSpec_Provider() {}
+
+// LiteLLMProvider mints keys with POST /key/generate and revokes them with POST /key/delete.
+type LiteLLMProvider struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Budget of a new key in US dollars; not negative. Default 0: none.
+	MaxBudgetUsd float64 `protobuf:"fixed64,1,opt,name=max_budget_usd,json=maxBudgetUsd,proto3" json:"max_budget_usd,omitempty"`
+	// How often LiteLLM resets the budget, such as "30d". Default: never.
+	BudgetDuration string `protobuf:"bytes,2,opt,name=budget_duration,json=budgetDuration,proto3" json:"budget_duration,omitempty"`
+	// Models a new key may use, at most 64. Default: all.
+	Models        []string `protobuf:"bytes,3,rep,name=models,proto3" json:"models,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiteLLMProvider) Reset() {
+	*x = LiteLLMProvider{}
+	mi := &file_rotator_v1_resources_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiteLLMProvider) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiteLLMProvider) ProtoMessage() {}
+
+func (x *LiteLLMProvider) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_resources_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiteLLMProvider.ProtoReflect.Descriptor instead.
+func (*LiteLLMProvider) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *LiteLLMProvider) GetMaxBudgetUsd() float64 {
+	if x != nil {
+		return x.MaxBudgetUsd
+	}
+	return 0
+}
+
+func (x *LiteLLMProvider) GetBudgetDuration() string {
+	if x != nil {
+		return x.BudgetDuration
+	}
+	return ""
+}
+
+func (x *LiteLLMProvider) GetModels() []string {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+// ExecProvider calls a command that the replicas know by a name (--exec-provider NAME=COMMAND).
+type ExecProvider struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name. Required.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecProvider) Reset() {
+	*x = ExecProvider{}
+	mi := &file_rotator_v1_resources_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecProvider) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecProvider) ProtoMessage() {}
+
+func (x *ExecProvider) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_resources_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecProvider.ProtoReflect.Descriptor instead.
+func (*ExecProvider) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ExecProvider) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// StockPolicy keeps a pool's stock between two numbers.
+type StockPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Below this many backups new ones are minted, 1 to 1,000. Required.
+	Min int32 `protobuf:"varint,1,opt,name=min,proto3" json:"min,omitempty"`
+	// Up to this many, `min` to 1,000. Default: `min`.
+	Max           int32 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StockPolicy) Reset() {
+	*x = StockPolicy{}
+	mi := &file_rotator_v1_resources_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StockPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StockPolicy) ProtoMessage() {}
+
+func (x *StockPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_resources_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StockPolicy.ProtoReflect.Descriptor instead.
+func (*StockPolicy) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *StockPolicy) GetMin() int32 {
+	if x != nil {
+		return x.Min
+	}
+	return 0
+}
+
+func (x *StockPolicy) GetMax() int32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+// RetirementPolicy says what happens to retired keys.
+type RetirementPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long after its retirement a key is revoked at the upstream, 0 to 30 days; only in pools with a provider. Default: 1 hour.
+	RevokeAfter *durationpb.Duration `protobuf:"bytes,1,opt,name=revoke_after,json=revokeAfter,proto3" json:"revoke_after,omitempty"`
+	// Never revoke. Default: false.
+	KeepAtUpstream bool `protobuf:"varint,2,opt,name=keep_at_upstream,json=keepAtUpstream,proto3" json:"keep_at_upstream,omitempty"`
+	// How long its sealed secret is kept, 1 minute to 1 year; longer if it is still to be revoked. Default: 24 hours.
+	SecretRetention *durationpb.Duration `protobuf:"bytes,3,opt,name=secret_retention,json=secretRetention,proto3" json:"secret_retention,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RetirementPolicy) Reset() {
+	*x = RetirementPolicy{}
+	mi := &file_rotator_v1_resources_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetirementPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetirementPolicy) ProtoMessage() {}
+
+func (x *RetirementPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_resources_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetirementPolicy.ProtoReflect.Descriptor instead.
+func (*RetirementPolicy) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RetirementPolicy) GetRevokeAfter() *durationpb.Duration {
+	if x != nil {
+		return x.RevokeAfter
+	}
+	return nil
+}
+
+func (x *RetirementPolicy) GetKeepAtUpstream() bool {
+	if x != nil {
+		return x.KeepAtUpstream
+	}
+	return false
+}
+
+func (x *RetirementPolicy) GetSecretRetention() *durationpb.Duration {
+	if x != nil {
+		return x.SecretRetention
 	}
 	return nil
 }
@@ -446,7 +1282,7 @@ type PoolCounts struct {
 
 func (x *PoolCounts) Reset() {
 	*x = PoolCounts{}
-	mi := &file_rotator_v1_resources_proto_msgTypes[2]
+	mi := &file_rotator_v1_resources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +1294,7 @@ func (x *PoolCounts) String() string {
 func (*PoolCounts) ProtoMessage() {}
 
 func (x *PoolCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_resources_proto_msgTypes[2]
+	mi := &file_rotator_v1_resources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +1307,7 @@ func (x *PoolCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolCounts.ProtoReflect.Descriptor instead.
 func (*PoolCounts) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{2}
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PoolCounts) GetActive() int32 {
@@ -547,14 +1383,28 @@ type Key struct {
 	// True if a rotation of this life waits for stock.
 	Pending bool `protobuf:"varint,17,opt,name=pending,proto3" json:"pending,omitempty"`
 	// Total spend known for the key, in US dollars. Unset: unknown.
-	SpendUsd      *float64 `protobuf:"fixed64,18,opt,name=spend_usd,json=spendUsd,proto3,oneof" json:"spend_usd,omitempty"`
+	SpendUsd *float64 `protobuf:"fixed64,18,opt,name=spend_usd,json=spendUsd,proto3,oneof" json:"spend_usd,omitempty"`
+	// Budget of the key, in US dollars. Unset: unknown.
+	BudgetUsd *float64 `protobuf:"fixed64,19,opt,name=budget_usd,json=budgetUsd,proto3,oneof" json:"budget_usd,omitempty"`
+	// When spend and budget were read. Unset: never.
+	SpendAt *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=spend_at,json=spendAt,proto3" json:"spend_at,omitempty"`
+	// When an active key got its status. Unset: with its life.
+	StatusSince *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=status_since,json=statusSince,proto3" json:"status_since,omitempty"`
+	// Why it has its status: the rule that matched a report, or "bound", "pending". Empty: nobody said.
+	StatusReason string `protobuf:"bytes,22,opt,name=status_reason,json=statusReason,proto3" json:"status_reason,omitempty"`
+	// How far what a preparing or retired key still needs has come.
+	Phase KeyPhase `protobuf:"varint,23,opt,name=phase,proto3,enum=rotator.v1.KeyPhase" json:"phase,omitempty"`
+	// Why that does not go on, without secrets. Empty: it does.
+	Problem string `protobuf:"bytes,24,opt,name=problem,proto3" json:"problem,omitempty"`
+	// When it is tried again. Unset: at once, or not by itself.
+	NextTryAt     *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=next_try_at,json=nextTryAt,proto3" json:"next_try_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_rotator_v1_resources_proto_msgTypes[3]
+	mi := &file_rotator_v1_resources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +1416,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_resources_proto_msgTypes[3]
+	mi := &file_rotator_v1_resources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +1429,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{3}
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Key) GetPool() string {
@@ -708,6 +1558,55 @@ func (x *Key) GetSpendUsd() float64 {
 	return 0
 }
 
+func (x *Key) GetBudgetUsd() float64 {
+	if x != nil && x.BudgetUsd != nil {
+		return *x.BudgetUsd
+	}
+	return 0
+}
+
+func (x *Key) GetSpendAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SpendAt
+	}
+	return nil
+}
+
+func (x *Key) GetStatusSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StatusSince
+	}
+	return nil
+}
+
+func (x *Key) GetStatusReason() string {
+	if x != nil {
+		return x.StatusReason
+	}
+	return ""
+}
+
+func (x *Key) GetPhase() KeyPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return KeyPhase_KEY_PHASE_UNSPECIFIED
+}
+
+func (x *Key) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *Key) GetNextTryAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextTryAt
+	}
+	return nil
+}
+
 // Rotation is the record of how one life of a key ended. It never changes.
 type Rotation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -745,7 +1644,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_rotator_v1_resources_proto_msgTypes[4]
+	mi := &file_rotator_v1_resources_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +1656,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_resources_proto_msgTypes[4]
+	mi := &file_rotator_v1_resources_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +1669,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Rotation) GetId() string {
@@ -890,7 +1789,7 @@ type Binding struct {
 
 func (x *Binding) Reset() {
 	*x = Binding{}
-	mi := &file_rotator_v1_resources_proto_msgTypes[5]
+	mi := &file_rotator_v1_resources_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1801,7 @@ func (x *Binding) String() string {
 func (*Binding) ProtoMessage() {}
 
 func (x *Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_resources_proto_msgTypes[5]
+	mi := &file_rotator_v1_resources_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1814,7 @@ func (x *Binding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Binding.ProtoReflect.Descriptor instead.
 func (*Binding) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Binding) GetPool() string {
@@ -966,7 +1865,7 @@ type SlotPriority struct {
 
 func (x *SlotPriority) Reset() {
 	*x = SlotPriority{}
-	mi := &file_rotator_v1_resources_proto_msgTypes[6]
+	mi := &file_rotator_v1_resources_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1877,7 @@ func (x *SlotPriority) String() string {
 func (*SlotPriority) ProtoMessage() {}
 
 func (x *SlotPriority) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_resources_proto_msgTypes[6]
+	mi := &file_rotator_v1_resources_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1890,7 @@ func (x *SlotPriority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotPriority.ProtoReflect.Descriptor instead.
 func (*SlotPriority) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SlotPriority) GetSlot() string {
@@ -1029,7 +1928,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_rotator_v1_resources_proto_msgTypes[7]
+	mi := &file_rotator_v1_resources_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1940,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_v1_resources_proto_msgTypes[7]
+	mi := &file_rotator_v1_resources_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1953,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_rotator_v1_resources_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Replica) GetName() string {
@@ -1104,7 +2003,7 @@ var File_rotator_v1_resources_proto protoreflect.FileDescriptor
 const file_rotator_v1_resources_proto_rawDesc = "" +
 	"\n" +
 	"\x1arotator/v1/resources.proto\x12\n" +
-	"rotator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x01\n" +
+	"rotator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x03\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.rotator.v1.PoolSpecR\x04spec\x12\x16\n" +
@@ -1113,20 +2012,78 @@ const file_rotator_v1_resources_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1a\n" +
 	"\brevision\x18\x06 \x01(\x03R\brevision\x12.\n" +
-	"\x06counts\x18\a \x01(\v2\x16.rotator.v1.PoolCountsR\x06counts\"\xa1\x01\n" +
+	"\x06counts\x18\a \x01(\v2\x16.rotator.v1.PoolCountsR\x06counts\x120\n" +
+	"\bincident\x18\b \x01(\v2\x14.rotator.v1.IncidentR\bincident\x12-\n" +
+	"\x12credential_preview\x18\t \x01(\tR\x11credentialPreview\x12*\n" +
+	"\x0erotations_left\x18\n" +
+	" \x01(\x05H\x00R\rrotationsLeft\x88\x01\x01\x12D\n" +
+	"\x10next_rotation_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0enextRotationAtB\x11\n" +
+	"\x0f_rotations_left\"\x82\x01\n" +
+	"\bIncident\x120\n" +
+	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x12\n" +
+	"\x04keys\x18\x03 \x01(\x05R\x04keys\"\x92\x05\n" +
 	"\bPoolSpec\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x128\n" +
-	"\x06labels\x18\x02 \x03(\v2 .rotator.v1.PoolSpec.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x02 \x03(\v2 .rotator.v1.PoolSpec.LabelsEntryR\x06labels\x124\n" +
+	"\bupstream\x18\x03 \x01(\v2\x18.rotator.v1.UpstreamSpecR\bupstream\x12@\n" +
+	"\x0erotation_bound\x18\x04 \x01(\v2\x19.rotator.v1.RotationBoundR\rrotationBound\x12'\n" +
+	"\x0fconfirm_reports\x18\x05 \x01(\bR\x0econfirmReports\x126\n" +
+	"\bincident\x18\x06 \x01(\v2\x1a.rotator.v1.IncidentPolicyR\bincident\x12-\n" +
+	"\x05spend\x18\a \x01(\v2\x17.rotator.v1.SpendPolicyR\x05spend\x124\n" +
+	"\bprovider\x18\b \x01(\v2\x18.rotator.v1.ProviderSpecR\bprovider\x12-\n" +
+	"\x05stock\x18\t \x01(\v2\x17.rotator.v1.StockPolicyR\x05stock\x12<\n" +
+	"\n" +
+	"retirement\x18\n" +
+	" \x01(\v2\x1c.rotator.v1.RetirementPolicyR\n" +
+	"retirement\x12D\n" +
+	"\x10record_retention\x18\v \x01(\v2\x19.google.protobuf.DurationR\x0frecordRetention\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8c\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"=\n" +
+	"\fUpstreamSpec\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
+	"\bbase_url\x18\x02 \x01(\tR\abaseUrl\"s\n" +
+	"\rRotationBound\x12!\n" +
+	"\trotations\x18\x01 \x01(\x05H\x00R\trotations\x88\x01\x01\x121\n" +
+	"\x06window\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06windowB\f\n" +
+	"\n" +
+	"_rotations\"\xc7\x01\n" +
+	"\x0eIncidentPolicy\x12\x14\n" +
+	"\x05share\x18\x01 \x01(\x01R\x05share\x12\x19\n" +
+	"\bmin_keys\x18\x02 \x01(\x05R\aminKeys\x121\n" +
+	"\x06window\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06window\x125\n" +
+	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x1a\n" +
+	"\bdisabled\x18\x05 \x01(\bR\bdisabled\"J\n" +
+	"\vSpendPolicy\x12\x1d\n" +
+	"\n" +
+	"budget_usd\x18\x01 \x01(\x01R\tbudgetUsd\x12\x1c\n" +
+	"\tthreshold\x18\x02 \x01(\x01R\tthreshold\"\x83\x01\n" +
+	"\fProviderSpec\x127\n" +
+	"\alitellm\x18\x01 \x01(\v2\x1b.rotator.v1.LiteLLMProviderH\x00R\alitellm\x12.\n" +
+	"\x04exec\x18\x02 \x01(\v2\x18.rotator.v1.ExecProviderH\x00R\x04execB\n" +
+	"\n" +
+	"\bprovider\"x\n" +
+	"\x0fLiteLLMProvider\x12$\n" +
+	"\x0emax_budget_usd\x18\x01 \x01(\x01R\fmaxBudgetUsd\x12'\n" +
+	"\x0fbudget_duration\x18\x02 \x01(\tR\x0ebudgetDuration\x12\x16\n" +
+	"\x06models\x18\x03 \x03(\tR\x06models\"\"\n" +
+	"\fExecProvider\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"1\n" +
+	"\vStockPolicy\x12\x10\n" +
+	"\x03min\x18\x01 \x01(\x05R\x03min\x12\x10\n" +
+	"\x03max\x18\x02 \x01(\x05R\x03max\"\xc0\x01\n" +
+	"\x10RetirementPolicy\x12<\n" +
+	"\frevoke_after\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\vrevokeAfter\x12(\n" +
+	"\x10keep_at_upstream\x18\x02 \x01(\bR\x0ekeepAtUpstream\x12D\n" +
+	"\x10secret_retention\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x0fsecretRetention\"\x8c\x01\n" +
 	"\n" +
 	"PoolCounts\x12\x16\n" +
 	"\x06active\x18\x01 \x01(\x05R\x06active\x12\x16\n" +
 	"\x06backup\x18\x02 \x01(\x05R\x06backup\x12\x18\n" +
 	"\aretired\x18\x03 \x01(\x05R\aretired\x12\x18\n" +
 	"\apending\x18\x04 \x01(\x05R\apending\x12\x1a\n" +
-	"\bbindings\x18\x05 \x01(\x05R\bbindings\"\xcd\x05\n" +
+	"\bbindings\x18\x05 \x01(\x05R\bbindings\"\x9d\b\n" +
 	"\x03Key\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12'\n" +
@@ -1150,12 +2107,21 @@ const file_rotator_v1_resources_proto_rawDesc = "" +
 	"\brevision\x18\x0f \x01(\x03R\brevision\x12\x16\n" +
 	"\x06secret\x18\x10 \x01(\tR\x06secret\x12\x18\n" +
 	"\apending\x18\x11 \x01(\bR\apending\x12 \n" +
-	"\tspend_usd\x18\x12 \x01(\x01H\x00R\bspendUsd\x88\x01\x01\x1a9\n" +
+	"\tspend_usd\x18\x12 \x01(\x01H\x00R\bspendUsd\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"budget_usd\x18\x13 \x01(\x01H\x01R\tbudgetUsd\x88\x01\x01\x125\n" +
+	"\bspend_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\aspendAt\x12=\n" +
+	"\fstatus_since\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\vstatusSince\x12#\n" +
+	"\rstatus_reason\x18\x16 \x01(\tR\fstatusReason\x12*\n" +
+	"\x05phase\x18\x17 \x01(\x0e2\x14.rotator.v1.KeyPhaseR\x05phase\x12\x18\n" +
+	"\aproblem\x18\x18 \x01(\tR\aproblem\x12:\n" +
+	"\vnext_try_at\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\tnextTryAt\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\f\n" +
 	"\n" +
-	"_spend_usd\"\xaa\x03\n" +
+	"_spend_usdB\r\n" +
+	"\v_budget_usd\"\xaa\x03\n" +
 	"\bRotation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x12\n" +
@@ -1206,12 +2172,24 @@ const file_rotator_v1_resources_proto_rawDesc = "" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_ROTATED\x10\x01\x12\x1b\n" +
 	"\x17OUTCOME_ALREADY_ROTATED\x10\x02\x12\x13\n" +
-	"\x0fOUTCOME_PENDING\x10\x03*c\n" +
+	"\x0fOUTCOME_PENDING\x10\x03*{\n" +
 	"\aKeyHome\x12\x18\n" +
 	"\x14KEY_HOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fKEY_HOME_ACTIVE\x10\x01\x12\x13\n" +
 	"\x0fKEY_HOME_BACKUP\x10\x02\x12\x14\n" +
-	"\x10KEY_HOME_RETIRED\x10\x03*\xa5\x01\n" +
+	"\x10KEY_HOME_RETIRED\x10\x03\x12\x16\n" +
+	"\x12KEY_HOME_PREPARING\x10\x04*\xf6\x01\n" +
+	"\bKeyPhase\x12\x19\n" +
+	"\x15KEY_PHASE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11KEY_PHASE_PLANNED\x10\x01\x12\x15\n" +
+	"\x11KEY_PHASE_MINTING\x10\x02\x12\x17\n" +
+	"\x13KEY_PHASE_VERIFYING\x10\x03\x12\x14\n" +
+	"\x10KEY_PHASE_FAILED\x10\x04\x12\x15\n" +
+	"\x11KEY_PHASE_RETIRED\x10\x05\x12\x16\n" +
+	"\x12KEY_PHASE_REVOKING\x10\x06\x12\x15\n" +
+	"\x11KEY_PHASE_REVOKED\x10\a\x12\x16\n" +
+	"\x12KEY_PHASE_ORPHANED\x10\b\x12\x14\n" +
+	"\x10KEY_PHASE_PURGED\x10\t*\xa5\x01\n" +
 	"\tKeyStatus\x12\x1a\n" +
 	"\x16KEY_STATUS_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12KEY_STATUS_HEALTHY\x10\x01\x12\x1b\n" +
@@ -1232,46 +2210,81 @@ func file_rotator_v1_resources_proto_rawDescGZIP() []byte {
 	return file_rotator_v1_resources_proto_rawDescData
 }
 
-var file_rotator_v1_resources_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_rotator_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_rotator_v1_resources_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_rotator_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_rotator_v1_resources_proto_goTypes = []any{
 	(Trigger)(0),                  // 0: rotator.v1.Trigger
 	(Outcome)(0),                  // 1: rotator.v1.Outcome
 	(KeyHome)(0),                  // 2: rotator.v1.KeyHome
-	(KeyStatus)(0),                // 3: rotator.v1.KeyStatus
-	(*Pool)(nil),                  // 4: rotator.v1.Pool
-	(*PoolSpec)(nil),              // 5: rotator.v1.PoolSpec
-	(*PoolCounts)(nil),            // 6: rotator.v1.PoolCounts
-	(*Key)(nil),                   // 7: rotator.v1.Key
-	(*Rotation)(nil),              // 8: rotator.v1.Rotation
-	(*Binding)(nil),               // 9: rotator.v1.Binding
-	(*SlotPriority)(nil),          // 10: rotator.v1.SlotPriority
-	(*Replica)(nil),               // 11: rotator.v1.Replica
-	nil,                           // 12: rotator.v1.PoolSpec.LabelsEntry
-	nil,                           // 13: rotator.v1.Key.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(KeyPhase)(0),                 // 3: rotator.v1.KeyPhase
+	(KeyStatus)(0),                // 4: rotator.v1.KeyStatus
+	(*Pool)(nil),                  // 5: rotator.v1.Pool
+	(*Incident)(nil),              // 6: rotator.v1.Incident
+	(*PoolSpec)(nil),              // 7: rotator.v1.PoolSpec
+	(*UpstreamSpec)(nil),          // 8: rotator.v1.UpstreamSpec
+	(*RotationBound)(nil),         // 9: rotator.v1.RotationBound
+	(*IncidentPolicy)(nil),        // 10: rotator.v1.IncidentPolicy
+	(*SpendPolicy)(nil),           // 11: rotator.v1.SpendPolicy
+	(*ProviderSpec)(nil),          // 12: rotator.v1.ProviderSpec
+	(*LiteLLMProvider)(nil),       // 13: rotator.v1.LiteLLMProvider
+	(*ExecProvider)(nil),          // 14: rotator.v1.ExecProvider
+	(*StockPolicy)(nil),           // 15: rotator.v1.StockPolicy
+	(*RetirementPolicy)(nil),      // 16: rotator.v1.RetirementPolicy
+	(*PoolCounts)(nil),            // 17: rotator.v1.PoolCounts
+	(*Key)(nil),                   // 18: rotator.v1.Key
+	(*Rotation)(nil),              // 19: rotator.v1.Rotation
+	(*Binding)(nil),               // 20: rotator.v1.Binding
+	(*SlotPriority)(nil),          // 21: rotator.v1.SlotPriority
+	(*Replica)(nil),               // 22: rotator.v1.Replica
+	nil,                           // 23: rotator.v1.PoolSpec.LabelsEntry
+	nil,                           // 24: rotator.v1.Key.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
 }
 var file_rotator_v1_resources_proto_depIdxs = []int32{
-	5,  // 0: rotator.v1.Pool.spec:type_name -> rotator.v1.PoolSpec
-	14, // 1: rotator.v1.Pool.created_at:type_name -> google.protobuf.Timestamp
-	6,  // 2: rotator.v1.Pool.counts:type_name -> rotator.v1.PoolCounts
-	12, // 3: rotator.v1.PoolSpec.labels:type_name -> rotator.v1.PoolSpec.LabelsEntry
-	2,  // 4: rotator.v1.Key.home:type_name -> rotator.v1.KeyHome
-	3,  // 5: rotator.v1.Key.status:type_name -> rotator.v1.KeyStatus
-	14, // 6: rotator.v1.Key.status_until:type_name -> google.protobuf.Timestamp
-	13, // 7: rotator.v1.Key.labels:type_name -> rotator.v1.Key.LabelsEntry
-	14, // 8: rotator.v1.Key.added_at:type_name -> google.protobuf.Timestamp
-	14, // 9: rotator.v1.Key.retired_at:type_name -> google.protobuf.Timestamp
-	0,  // 10: rotator.v1.Rotation.trigger:type_name -> rotator.v1.Trigger
-	14, // 11: rotator.v1.Rotation.committed_at:type_name -> google.protobuf.Timestamp
-	10, // 12: rotator.v1.Binding.slots:type_name -> rotator.v1.SlotPriority
-	14, // 13: rotator.v1.Binding.updated_at:type_name -> google.protobuf.Timestamp
-	14, // 14: rotator.v1.Replica.started_at:type_name -> google.protobuf.Timestamp
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	7,  // 0: rotator.v1.Pool.spec:type_name -> rotator.v1.PoolSpec
+	25, // 1: rotator.v1.Pool.created_at:type_name -> google.protobuf.Timestamp
+	17, // 2: rotator.v1.Pool.counts:type_name -> rotator.v1.PoolCounts
+	6,  // 3: rotator.v1.Pool.incident:type_name -> rotator.v1.Incident
+	25, // 4: rotator.v1.Pool.next_rotation_at:type_name -> google.protobuf.Timestamp
+	25, // 5: rotator.v1.Incident.since:type_name -> google.protobuf.Timestamp
+	25, // 6: rotator.v1.Incident.until:type_name -> google.protobuf.Timestamp
+	23, // 7: rotator.v1.PoolSpec.labels:type_name -> rotator.v1.PoolSpec.LabelsEntry
+	8,  // 8: rotator.v1.PoolSpec.upstream:type_name -> rotator.v1.UpstreamSpec
+	9,  // 9: rotator.v1.PoolSpec.rotation_bound:type_name -> rotator.v1.RotationBound
+	10, // 10: rotator.v1.PoolSpec.incident:type_name -> rotator.v1.IncidentPolicy
+	11, // 11: rotator.v1.PoolSpec.spend:type_name -> rotator.v1.SpendPolicy
+	12, // 12: rotator.v1.PoolSpec.provider:type_name -> rotator.v1.ProviderSpec
+	15, // 13: rotator.v1.PoolSpec.stock:type_name -> rotator.v1.StockPolicy
+	16, // 14: rotator.v1.PoolSpec.retirement:type_name -> rotator.v1.RetirementPolicy
+	26, // 15: rotator.v1.PoolSpec.record_retention:type_name -> google.protobuf.Duration
+	26, // 16: rotator.v1.RotationBound.window:type_name -> google.protobuf.Duration
+	26, // 17: rotator.v1.IncidentPolicy.window:type_name -> google.protobuf.Duration
+	26, // 18: rotator.v1.IncidentPolicy.duration:type_name -> google.protobuf.Duration
+	13, // 19: rotator.v1.ProviderSpec.litellm:type_name -> rotator.v1.LiteLLMProvider
+	14, // 20: rotator.v1.ProviderSpec.exec:type_name -> rotator.v1.ExecProvider
+	26, // 21: rotator.v1.RetirementPolicy.revoke_after:type_name -> google.protobuf.Duration
+	26, // 22: rotator.v1.RetirementPolicy.secret_retention:type_name -> google.protobuf.Duration
+	2,  // 23: rotator.v1.Key.home:type_name -> rotator.v1.KeyHome
+	4,  // 24: rotator.v1.Key.status:type_name -> rotator.v1.KeyStatus
+	25, // 25: rotator.v1.Key.status_until:type_name -> google.protobuf.Timestamp
+	24, // 26: rotator.v1.Key.labels:type_name -> rotator.v1.Key.LabelsEntry
+	25, // 27: rotator.v1.Key.added_at:type_name -> google.protobuf.Timestamp
+	25, // 28: rotator.v1.Key.retired_at:type_name -> google.protobuf.Timestamp
+	25, // 29: rotator.v1.Key.spend_at:type_name -> google.protobuf.Timestamp
+	25, // 30: rotator.v1.Key.status_since:type_name -> google.protobuf.Timestamp
+	3,  // 31: rotator.v1.Key.phase:type_name -> rotator.v1.KeyPhase
+	25, // 32: rotator.v1.Key.next_try_at:type_name -> google.protobuf.Timestamp
+	0,  // 33: rotator.v1.Rotation.trigger:type_name -> rotator.v1.Trigger
+	25, // 34: rotator.v1.Rotation.committed_at:type_name -> google.protobuf.Timestamp
+	21, // 35: rotator.v1.Binding.slots:type_name -> rotator.v1.SlotPriority
+	25, // 36: rotator.v1.Binding.updated_at:type_name -> google.protobuf.Timestamp
+	25, // 37: rotator.v1.Replica.started_at:type_name -> google.protobuf.Timestamp
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_rotator_v1_resources_proto_init() }
@@ -1279,14 +2292,20 @@ func file_rotator_v1_resources_proto_init() {
 	if File_rotator_v1_resources_proto != nil {
 		return
 	}
-	file_rotator_v1_resources_proto_msgTypes[3].OneofWrappers = []any{}
+	file_rotator_v1_resources_proto_msgTypes[0].OneofWrappers = []any{}
+	file_rotator_v1_resources_proto_msgTypes[4].OneofWrappers = []any{}
+	file_rotator_v1_resources_proto_msgTypes[7].OneofWrappers = []any{
+		(*ProviderSpec_Litellm)(nil),
+		(*ProviderSpec_Exec)(nil),
+	}
+	file_rotator_v1_resources_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rotator_v1_resources_proto_rawDesc), len(file_rotator_v1_resources_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   10,
+			NumEnums:      5,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

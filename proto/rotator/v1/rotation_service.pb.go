@@ -11,6 +11,7 @@ package rotatorv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -22,6 +23,64 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// Verdict says what a report means for the key.
+// The enum is open: clients must accept values they do not know.
+type Verdict int32
+
+const (
+	// Never sent.
+	Verdict_VERDICT_UNSPECIFIED Verdict = 0
+	// The key is dead or spent: it is replaced.
+	Verdict_VERDICT_ROTATE Verdict = 1
+	// The key is good again after a time.
+	Verdict_VERDICT_COOL_DOWN Verdict = 2
+	// Nothing about the key: no state was changed.
+	Verdict_VERDICT_IGNORE Verdict = 3
+)
+
+// Enum value maps for Verdict.
+var (
+	Verdict_name = map[int32]string{
+		0: "VERDICT_UNSPECIFIED",
+		1: "VERDICT_ROTATE",
+		2: "VERDICT_COOL_DOWN",
+		3: "VERDICT_IGNORE",
+	}
+	Verdict_value = map[string]int32{
+		"VERDICT_UNSPECIFIED": 0,
+		"VERDICT_ROTATE":      1,
+		"VERDICT_COOL_DOWN":   2,
+		"VERDICT_IGNORE":      3,
+	}
+)
+
+func (x Verdict) Enum() *Verdict {
+	p := new(Verdict)
+	*p = x
+	return p
+}
+
+func (x Verdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Verdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_rotator_v1_rotation_service_proto_enumTypes[0].Descriptor()
+}
+
+func (Verdict) Type() protoreflect.EnumType {
+	return &file_rotator_v1_rotation_service_proto_enumTypes[0]
+}
+
+func (x Verdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Verdict.Descriptor instead.
+func (Verdict) EnumDescriptor() ([]byte, []int) {
+	return file_rotator_v1_rotation_service_proto_rawDescGZIP(), []int{0}
+}
 
 // RotateKeyRequest names a key and says why it has to go.
 type RotateKeyRequest struct {
@@ -45,6 +104,8 @@ type RotateKeyRequest struct {
 	ProxyId string `protobuf:"bytes,8,opt,name=proxy_id,json=proxyId,proto3" json:"proxy_id,omitempty"`
 	// Return the secret of the current key. Default: false.
 	IncludeSecret bool `protobuf:"varint,9,opt,name=include_secret,json=includeSecret,proto3" json:"include_secret,omitempty"`
+	// Rotate although the pool's bound is reached; only with TRIGGER_OPERATOR. Default: false.
+	OverrideBound bool `protobuf:"varint,10,opt,name=override_bound,json=overrideBound,proto3" json:"override_bound,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -138,6 +199,13 @@ func (x *RotateKeyRequest) GetProxyId() string {
 func (x *RotateKeyRequest) GetIncludeSecret() bool {
 	if x != nil {
 		return x.IncludeSecret
+	}
+	return false
+}
+
+func (x *RotateKeyRequest) GetOverrideBound() bool {
+	if x != nil {
+		return x.OverrideBound
 	}
 	return false
 }
@@ -490,12 +558,632 @@ func (x *ListRotationsResponse) GetRevision() int64 {
 	return 0
 }
 
+// ReportFailureRequest is what an upstream answered. Secrets in it are taken out before anything is kept or logged.
+type ReportFailureRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pool. Required.
+	Pool string `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// The key that was used. Required.
+	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// Its life, as GetKeys returned it. Default 0: the life that is active now, which may be a later one than failed.
+	Generation int64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	// HTTP status of the answer, 100 to 599. Required. A status below 400 says that the key works: it may end an incident.
+	HttpStatus int32 `protobuf:"varint,4,opt,name=http_status,json=httpStatus,proto3" json:"http_status,omitempty"`
+	// Headers of the answer that may matter: Retry-After, Retry-After-Ms, Content-Type, X-RateLimit-*. At most 32, names of at most
+	// 128 and values of at most 1,024 bytes. Default: none.
+	Headers map[string]string `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Body of the answer; at most 64 KiB, the rest may be cut off. Default: empty.
+	Body []byte `protobuf:"bytes,6,opt,name=body,proto3" json:"body,omitempty"`
+	// The proxy that reports. Default: none.
+	ProxyId string `protobuf:"bytes,7,opt,name=proxy_id,json=proxyId,proto3" json:"proxy_id,omitempty"`
+	// Names the asking party more closely; at most 128 bytes. Default: empty.
+	Source string `protobuf:"bytes,8,opt,name=source,proto3" json:"source,omitempty"`
+	// As in RotateKeyRequest.
+	RequestId string `protobuf:"bytes,9,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Return the secret of the current key. Default: false.
+	IncludeSecret bool `protobuf:"varint,10,opt,name=include_secret,json=includeSecret,proto3" json:"include_secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportFailureRequest) Reset() {
+	*x = ReportFailureRequest{}
+	mi := &file_rotator_v1_rotation_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportFailureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportFailureRequest) ProtoMessage() {}
+
+func (x *ReportFailureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_rotation_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportFailureRequest.ProtoReflect.Descriptor instead.
+func (*ReportFailureRequest) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_rotation_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ReportFailureRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *ReportFailureRequest) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *ReportFailureRequest) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ReportFailureRequest) GetHttpStatus() int32 {
+	if x != nil {
+		return x.HttpStatus
+	}
+	return 0
+}
+
+func (x *ReportFailureRequest) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *ReportFailureRequest) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *ReportFailureRequest) GetProxyId() string {
+	if x != nil {
+		return x.ProxyId
+	}
+	return ""
+}
+
+func (x *ReportFailureRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ReportFailureRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ReportFailureRequest) GetIncludeSecret() bool {
+	if x != nil {
+		return x.IncludeSecret
+	}
+	return false
+}
+
+// ReportFailureResponse says what was made of a report.
+type ReportFailureResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The verdict that was acted on.
+	Verdict Verdict `protobuf:"varint,1,opt,name=verdict,proto3,enum=rotator.v1.Verdict" json:"verdict,omitempty"`
+	// The rule that matched, such as "litellm/budget-exceeded-key", or what overruled it: "incident", "bound", "probe-alive",
+	// "probe-unreachable", "late", "pending", "exhausted", "disabled".
+	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The rule that matched the answer itself, if it was overruled. Empty: it was not.
+	MatchedRule string `protobuf:"bytes,3,opt,name=matched_rule,json=matchedRule,proto3" json:"matched_rule,omitempty"`
+	// What the upstream said, in one line without secrets; at most 512 bytes.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// With VERDICT_COOL_DOWN: until when.
+	Until *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
+	// With VERDICT_ROTATE: as in RotateKeyResponse. Else unset.
+	Outcome Outcome `protobuf:"varint,6,opt,name=outcome,proto3,enum=rotator.v1.Outcome" json:"outcome,omitempty"`
+	// With VERDICT_ROTATE: as in RotateKeyResponse. With a late report: the rotation that ended the reported life, if it is on record.
+	Rotation *Rotation `protobuf:"bytes,7,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// The key to go on with: as in RotateKeyResponse; with other verdicts another usable key of the proxy, or the same key if it
+	// is usable. Unset if there is none.
+	Key *Key `protobuf:"bytes,8,opt,name=key,proto3" json:"key,omitempty"`
+	// True while the pool is in an incident: reports change nothing.
+	Incident bool `protobuf:"varint,9,opt,name=incident,proto3" json:"incident,omitempty"`
+	// etcd revision this answer is at least as new as.
+	Revision      int64 `protobuf:"varint,10,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportFailureResponse) Reset() {
+	*x = ReportFailureResponse{}
+	mi := &file_rotator_v1_rotation_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportFailureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportFailureResponse) ProtoMessage() {}
+
+func (x *ReportFailureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_rotation_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportFailureResponse.ProtoReflect.Descriptor instead.
+func (*ReportFailureResponse) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_rotation_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReportFailureResponse) GetVerdict() Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return Verdict_VERDICT_UNSPECIFIED
+}
+
+func (x *ReportFailureResponse) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ReportFailureResponse) GetMatchedRule() string {
+	if x != nil {
+		return x.MatchedRule
+	}
+	return ""
+}
+
+func (x *ReportFailureResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReportFailureResponse) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *ReportFailureResponse) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *ReportFailureResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *ReportFailureResponse) GetKey() *Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ReportFailureResponse) GetIncident() bool {
+	if x != nil {
+		return x.Incident
+	}
+	return false
+}
+
+func (x *ReportFailureResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// WatchEventsRequest says which events.
+type WatchEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pool. Default: all pools.
+	Pool string `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Only events of this etcd revision and later ones. Default 0: all on record.
+	FromRevision int64 `protobuf:"varint,2,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
+	// With `from_revision`: leave out events of that very revision up to and including this id, to resume. Default: none.
+	AfterId string `protobuf:"bytes,3,opt,name=after_id,json=afterId,proto3" json:"after_id,omitempty"`
+	// End the stream after the events that are on record. Default: false, go on with those to come.
+	Once          bool `protobuf:"varint,4,opt,name=once,proto3" json:"once,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchEventsRequest) Reset() {
+	*x = WatchEventsRequest{}
+	mi := &file_rotator_v1_rotation_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchEventsRequest) ProtoMessage() {}
+
+func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_rotation_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
+func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_rotation_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WatchEventsRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *WatchEventsRequest) GetFromRevision() int64 {
+	if x != nil {
+		return x.FromRevision
+	}
+	return 0
+}
+
+func (x *WatchEventsRequest) GetAfterId() string {
+	if x != nil {
+		return x.AfterId
+	}
+	return ""
+}
+
+func (x *WatchEventsRequest) GetOnce() bool {
+	if x != nil {
+		return x.Once
+	}
+	return false
+}
+
+// WatchEventsResponse holds events in order.
+type WatchEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At least one, but for the first message after all on record was sent, which may be empty.
+	Events []*Event `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	// All events up to this etcd revision have been sent.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchEventsResponse) Reset() {
+	*x = WatchEventsResponse{}
+	mi := &file_rotator_v1_rotation_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchEventsResponse) ProtoMessage() {}
+
+func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_rotation_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
+func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_rotation_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WatchEventsResponse) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *WatchEventsResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// Event is one durable transition. The attribute names are those of CloudEvents.
+type Event struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique id, the same however often it is delivered.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What happened, such as "dev.rotatord.key.rotated.v1".
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// The replica that made it, as "rotatord/{replica}".
+	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	// What it happened to, such as "keys/{key}".
+	Subject string `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
+	// When, by the replica's clock.
+	Time *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
+	// The pool.
+	Pool string `protobuf:"bytes,6,opt,name=pool,proto3" json:"pool,omitempty"`
+	// etcd revision of the transition. Order is by (revision, id).
+	Revision int64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Who asked.
+	Trigger Trigger `protobuf:"varint,8,opt,name=trigger,proto3,enum=rotator.v1.Trigger" json:"trigger,omitempty"`
+	// Names the asking party more closely.
+	TriggerSource string `protobuf:"bytes,9,opt,name=trigger_source,json=triggerSource,proto3" json:"trigger_source,omitempty"`
+	// Why.
+	Reason string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The request.
+	RequestId string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The key that left service, or the key it is about.
+	KeyId string `protobuf:"bytes,12,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// The key that came into service.
+	NewKeyId string `protobuf:"bytes,13,opt,name=new_key_id,json=newKeyId,proto3" json:"new_key_id,omitempty"`
+	// The life that ended or changed.
+	Generation int64 `protobuf:"varint,14,opt,name=generation,proto3" json:"generation,omitempty"`
+	// The slot.
+	Slot string `protobuf:"bytes,15,opt,name=slot,proto3" json:"slot,omitempty"`
+	// The proxy.
+	ProxyId string `protobuf:"bytes,16,opt,name=proxy_id,json=proxyId,proto3" json:"proxy_id,omitempty"`
+	// The rotation's id.
+	RotationId string `protobuf:"bytes,17,opt,name=rotation_id,json=rotationId,proto3" json:"rotation_id,omitempty"`
+	// The key's status after the transition.
+	Status KeyStatus `protobuf:"varint,18,opt,name=status,proto3,enum=rotator.v1.KeyStatus" json:"status,omitempty"`
+	// When that status ends by itself.
+	StatusUntil *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=status_until,json=statusUntil,proto3" json:"status_until,omitempty"`
+	// The home the key is in after the transition.
+	Home KeyHome `protobuf:"varint,20,opt,name=home,proto3,enum=rotator.v1.KeyHome" json:"home,omitempty"`
+	// The key's phase after the transition.
+	Phase KeyPhase `protobuf:"varint,21,opt,name=phase,proto3,enum=rotator.v1.KeyPhase" json:"phase,omitempty"`
+	// The rule that matched a report.
+	Rule          string `protobuf:"bytes,22,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_rotator_v1_rotation_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_v1_rotation_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_rotator_v1_rotation_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Event) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Event) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Event) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Event) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Event) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Event) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *Event) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Event) GetTrigger() Trigger {
+	if x != nil {
+		return x.Trigger
+	}
+	return Trigger_TRIGGER_UNSPECIFIED
+}
+
+func (x *Event) GetTriggerSource() string {
+	if x != nil {
+		return x.TriggerSource
+	}
+	return ""
+}
+
+func (x *Event) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Event) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *Event) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *Event) GetNewKeyId() string {
+	if x != nil {
+		return x.NewKeyId
+	}
+	return ""
+}
+
+func (x *Event) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Event) GetSlot() string {
+	if x != nil {
+		return x.Slot
+	}
+	return ""
+}
+
+func (x *Event) GetProxyId() string {
+	if x != nil {
+		return x.ProxyId
+	}
+	return ""
+}
+
+func (x *Event) GetRotationId() string {
+	if x != nil {
+		return x.RotationId
+	}
+	return ""
+}
+
+func (x *Event) GetStatus() KeyStatus {
+	if x != nil {
+		return x.Status
+	}
+	return KeyStatus_KEY_STATUS_UNSPECIFIED
+}
+
+func (x *Event) GetStatusUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StatusUntil
+	}
+	return nil
+}
+
+func (x *Event) GetHome() KeyHome {
+	if x != nil {
+		return x.Home
+	}
+	return KeyHome_KEY_HOME_UNSPECIFIED
+}
+
+func (x *Event) GetPhase() KeyPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return KeyPhase_KEY_PHASE_UNSPECIFIED
+}
+
+func (x *Event) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
 var File_rotator_v1_rotation_service_proto protoreflect.FileDescriptor
 
 const file_rotator_v1_rotation_service_proto_rawDesc = "" +
 	"\n" +
 	"!rotator/v1/rotation_service.proto\x12\n" +
-	"rotator.v1\x1a\x1arotator/v1/resources.proto\"\x9d\x02\n" +
+	"rotator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arotator/v1/resources.proto\"\xc4\x02\n" +
 	"\x10RotateKeyRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x15\n" +
 	"\x06key_id\x18\x02 \x01(\tR\x05keyId\x12\x1e\n" +
@@ -508,7 +1196,9 @@ const file_rotator_v1_rotation_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\a \x01(\tR\trequestId\x12\x19\n" +
 	"\bproxy_id\x18\b \x01(\tR\aproxyId\x12%\n" +
-	"\x0einclude_secret\x18\t \x01(\bR\rincludeSecret\"\xb3\x01\n" +
+	"\x0einclude_secret\x18\t \x01(\bR\rincludeSecret\x12%\n" +
+	"\x0eoverride_bound\x18\n" +
+	" \x01(\bR\roverrideBound\"\xb3\x01\n" +
 	"\x11RotateKeyResponse\x12-\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x13.rotator.v1.OutcomeR\aoutcome\x120\n" +
 	"\brotation\x18\x02 \x01(\v2\x14.rotator.v1.RotationR\brotation\x12!\n" +
@@ -534,11 +1224,86 @@ const file_rotator_v1_rotation_service_proto_rawDesc = "" +
 	"\x15ListRotationsResponse\x122\n" +
 	"\trotations\x18\x01 \x03(\v2\x14.rotator.v1.RotationR\trotations\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision2\x81\x02\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\x94\x03\n" +
+	"\x14ReportFailureRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\tR\x05keyId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x03R\n" +
+	"generation\x12\x1f\n" +
+	"\vhttp_status\x18\x04 \x01(\x05R\n" +
+	"httpStatus\x12G\n" +
+	"\aheaders\x18\x05 \x03(\v2-.rotator.v1.ReportFailureRequest.HeadersEntryR\aheaders\x12\x12\n" +
+	"\x04body\x18\x06 \x01(\fR\x04body\x12\x19\n" +
+	"\bproxy_id\x18\a \x01(\tR\aproxyId\x12\x16\n" +
+	"\x06source\x18\b \x01(\tR\x06source\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\t \x01(\tR\trequestId\x12%\n" +
+	"\x0einclude_secret\x18\n" +
+	" \x01(\bR\rincludeSecret\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x03\n" +
+	"\x15ReportFailureResponse\x12-\n" +
+	"\averdict\x18\x01 \x01(\x0e2\x13.rotator.v1.VerdictR\averdict\x12\x12\n" +
+	"\x04rule\x18\x02 \x01(\tR\x04rule\x12!\n" +
+	"\fmatched_rule\x18\x03 \x01(\tR\vmatchedRule\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x120\n" +
+	"\x05until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12-\n" +
+	"\aoutcome\x18\x06 \x01(\x0e2\x13.rotator.v1.OutcomeR\aoutcome\x120\n" +
+	"\brotation\x18\a \x01(\v2\x14.rotator.v1.RotationR\brotation\x12!\n" +
+	"\x03key\x18\b \x01(\v2\x0f.rotator.v1.KeyR\x03key\x12\x1a\n" +
+	"\bincident\x18\t \x01(\bR\bincident\x12\x1a\n" +
+	"\brevision\x18\n" +
+	" \x01(\x03R\brevision\"|\n" +
+	"\x12WatchEventsRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12#\n" +
+	"\rfrom_revision\x18\x02 \x01(\x03R\ffromRevision\x12\x19\n" +
+	"\bafter_id\x18\x03 \x01(\tR\aafterId\x12\x12\n" +
+	"\x04once\x18\x04 \x01(\bR\x04once\"\\\n" +
+	"\x13WatchEventsResponse\x12)\n" +
+	"\x06events\x18\x01 \x03(\v2\x11.rotator.v1.EventR\x06events\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\xc6\x05\n" +
+	"\x05Event\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x12\x18\n" +
+	"\asubject\x18\x04 \x01(\tR\asubject\x12.\n" +
+	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
+	"\x04pool\x18\x06 \x01(\tR\x04pool\x12\x1a\n" +
+	"\brevision\x18\a \x01(\x03R\brevision\x12-\n" +
+	"\atrigger\x18\b \x01(\x0e2\x13.rotator.v1.TriggerR\atrigger\x12%\n" +
+	"\x0etrigger_source\x18\t \x01(\tR\rtriggerSource\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\v \x01(\tR\trequestId\x12\x15\n" +
+	"\x06key_id\x18\f \x01(\tR\x05keyId\x12\x1c\n" +
+	"\n" +
+	"new_key_id\x18\r \x01(\tR\bnewKeyId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x0e \x01(\x03R\n" +
+	"generation\x12\x12\n" +
+	"\x04slot\x18\x0f \x01(\tR\x04slot\x12\x19\n" +
+	"\bproxy_id\x18\x10 \x01(\tR\aproxyId\x12\x1f\n" +
+	"\vrotation_id\x18\x11 \x01(\tR\n" +
+	"rotationId\x12-\n" +
+	"\x06status\x18\x12 \x01(\x0e2\x15.rotator.v1.KeyStatusR\x06status\x12=\n" +
+	"\fstatus_until\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\vstatusUntil\x12'\n" +
+	"\x04home\x18\x14 \x01(\x0e2\x13.rotator.v1.KeyHomeR\x04home\x12*\n" +
+	"\x05phase\x18\x15 \x01(\x0e2\x14.rotator.v1.KeyPhaseR\x05phase\x12\x12\n" +
+	"\x04rule\x18\x16 \x01(\tR\x04rule*a\n" +
+	"\aVerdict\x12\x17\n" +
+	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eVERDICT_ROTATE\x10\x01\x12\x15\n" +
+	"\x11VERDICT_COOL_DOWN\x10\x02\x12\x12\n" +
+	"\x0eVERDICT_IGNORE\x10\x032\xa9\x03\n" +
 	"\x0fRotationService\x12H\n" +
-	"\tRotateKey\x12\x1c.rotator.v1.RotateKeyRequest\x1a\x1d.rotator.v1.RotateKeyResponse\x12N\n" +
+	"\tRotateKey\x12\x1c.rotator.v1.RotateKeyRequest\x1a\x1d.rotator.v1.RotateKeyResponse\x12T\n" +
+	"\rReportFailure\x12 .rotator.v1.ReportFailureRequest\x1a!.rotator.v1.ReportFailureResponse\x12N\n" +
 	"\vGetRotation\x12\x1e.rotator.v1.GetRotationRequest\x1a\x1f.rotator.v1.GetRotationResponse\x12T\n" +
-	"\rListRotations\x12 .rotator.v1.ListRotationsRequest\x1a!.rotator.v1.ListRotationsResponseB9Z7github.com/rotatord/rotatord/proto/rotator/v1;rotatorv1b\x06proto3"
+	"\rListRotations\x12 .rotator.v1.ListRotationsRequest\x1a!.rotator.v1.ListRotationsResponse\x12P\n" +
+	"\vWatchEvents\x12\x1e.rotator.v1.WatchEventsRequest\x1a\x1f.rotator.v1.WatchEventsResponse0\x01B9Z7github.com/rotatord/rotatord/proto/rotator/v1;rotatorv1b\x06proto3"
 
 var (
 	file_rotator_v1_rotation_service_proto_rawDescOnce sync.Once
@@ -552,37 +1317,66 @@ func file_rotator_v1_rotation_service_proto_rawDescGZIP() []byte {
 	return file_rotator_v1_rotation_service_proto_rawDescData
 }
 
-var file_rotator_v1_rotation_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_rotator_v1_rotation_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_rotator_v1_rotation_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_rotator_v1_rotation_service_proto_goTypes = []any{
-	(*RotateKeyRequest)(nil),      // 0: rotator.v1.RotateKeyRequest
-	(*RotateKeyResponse)(nil),     // 1: rotator.v1.RotateKeyResponse
-	(*GetRotationRequest)(nil),    // 2: rotator.v1.GetRotationRequest
-	(*GetRotationResponse)(nil),   // 3: rotator.v1.GetRotationResponse
-	(*ListRotationsRequest)(nil),  // 4: rotator.v1.ListRotationsRequest
-	(*ListRotationsResponse)(nil), // 5: rotator.v1.ListRotationsResponse
-	(Trigger)(0),                  // 6: rotator.v1.Trigger
-	(Outcome)(0),                  // 7: rotator.v1.Outcome
-	(*Rotation)(nil),              // 8: rotator.v1.Rotation
-	(*Key)(nil),                   // 9: rotator.v1.Key
+	(Verdict)(0),                  // 0: rotator.v1.Verdict
+	(*RotateKeyRequest)(nil),      // 1: rotator.v1.RotateKeyRequest
+	(*RotateKeyResponse)(nil),     // 2: rotator.v1.RotateKeyResponse
+	(*GetRotationRequest)(nil),    // 3: rotator.v1.GetRotationRequest
+	(*GetRotationResponse)(nil),   // 4: rotator.v1.GetRotationResponse
+	(*ListRotationsRequest)(nil),  // 5: rotator.v1.ListRotationsRequest
+	(*ListRotationsResponse)(nil), // 6: rotator.v1.ListRotationsResponse
+	(*ReportFailureRequest)(nil),  // 7: rotator.v1.ReportFailureRequest
+	(*ReportFailureResponse)(nil), // 8: rotator.v1.ReportFailureResponse
+	(*WatchEventsRequest)(nil),    // 9: rotator.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),   // 10: rotator.v1.WatchEventsResponse
+	(*Event)(nil),                 // 11: rotator.v1.Event
+	nil,                           // 12: rotator.v1.ReportFailureRequest.HeadersEntry
+	(Trigger)(0),                  // 13: rotator.v1.Trigger
+	(Outcome)(0),                  // 14: rotator.v1.Outcome
+	(*Rotation)(nil),              // 15: rotator.v1.Rotation
+	(*Key)(nil),                   // 16: rotator.v1.Key
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(KeyStatus)(0),                // 18: rotator.v1.KeyStatus
+	(KeyHome)(0),                  // 19: rotator.v1.KeyHome
+	(KeyPhase)(0),                 // 20: rotator.v1.KeyPhase
 }
 var file_rotator_v1_rotation_service_proto_depIdxs = []int32{
-	6, // 0: rotator.v1.RotateKeyRequest.trigger:type_name -> rotator.v1.Trigger
-	7, // 1: rotator.v1.RotateKeyResponse.outcome:type_name -> rotator.v1.Outcome
-	8, // 2: rotator.v1.RotateKeyResponse.rotation:type_name -> rotator.v1.Rotation
-	9, // 3: rotator.v1.RotateKeyResponse.key:type_name -> rotator.v1.Key
-	8, // 4: rotator.v1.GetRotationResponse.rotation:type_name -> rotator.v1.Rotation
-	8, // 5: rotator.v1.ListRotationsResponse.rotations:type_name -> rotator.v1.Rotation
-	0, // 6: rotator.v1.RotationService.RotateKey:input_type -> rotator.v1.RotateKeyRequest
-	2, // 7: rotator.v1.RotationService.GetRotation:input_type -> rotator.v1.GetRotationRequest
-	4, // 8: rotator.v1.RotationService.ListRotations:input_type -> rotator.v1.ListRotationsRequest
-	1, // 9: rotator.v1.RotationService.RotateKey:output_type -> rotator.v1.RotateKeyResponse
-	3, // 10: rotator.v1.RotationService.GetRotation:output_type -> rotator.v1.GetRotationResponse
-	5, // 11: rotator.v1.RotationService.ListRotations:output_type -> rotator.v1.ListRotationsResponse
-	9, // [9:12] is the sub-list for method output_type
-	6, // [6:9] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	13, // 0: rotator.v1.RotateKeyRequest.trigger:type_name -> rotator.v1.Trigger
+	14, // 1: rotator.v1.RotateKeyResponse.outcome:type_name -> rotator.v1.Outcome
+	15, // 2: rotator.v1.RotateKeyResponse.rotation:type_name -> rotator.v1.Rotation
+	16, // 3: rotator.v1.RotateKeyResponse.key:type_name -> rotator.v1.Key
+	15, // 4: rotator.v1.GetRotationResponse.rotation:type_name -> rotator.v1.Rotation
+	15, // 5: rotator.v1.ListRotationsResponse.rotations:type_name -> rotator.v1.Rotation
+	12, // 6: rotator.v1.ReportFailureRequest.headers:type_name -> rotator.v1.ReportFailureRequest.HeadersEntry
+	0,  // 7: rotator.v1.ReportFailureResponse.verdict:type_name -> rotator.v1.Verdict
+	17, // 8: rotator.v1.ReportFailureResponse.until:type_name -> google.protobuf.Timestamp
+	14, // 9: rotator.v1.ReportFailureResponse.outcome:type_name -> rotator.v1.Outcome
+	15, // 10: rotator.v1.ReportFailureResponse.rotation:type_name -> rotator.v1.Rotation
+	16, // 11: rotator.v1.ReportFailureResponse.key:type_name -> rotator.v1.Key
+	11, // 12: rotator.v1.WatchEventsResponse.events:type_name -> rotator.v1.Event
+	17, // 13: rotator.v1.Event.time:type_name -> google.protobuf.Timestamp
+	13, // 14: rotator.v1.Event.trigger:type_name -> rotator.v1.Trigger
+	18, // 15: rotator.v1.Event.status:type_name -> rotator.v1.KeyStatus
+	17, // 16: rotator.v1.Event.status_until:type_name -> google.protobuf.Timestamp
+	19, // 17: rotator.v1.Event.home:type_name -> rotator.v1.KeyHome
+	20, // 18: rotator.v1.Event.phase:type_name -> rotator.v1.KeyPhase
+	1,  // 19: rotator.v1.RotationService.RotateKey:input_type -> rotator.v1.RotateKeyRequest
+	7,  // 20: rotator.v1.RotationService.ReportFailure:input_type -> rotator.v1.ReportFailureRequest
+	3,  // 21: rotator.v1.RotationService.GetRotation:input_type -> rotator.v1.GetRotationRequest
+	5,  // 22: rotator.v1.RotationService.ListRotations:input_type -> rotator.v1.ListRotationsRequest
+	9,  // 23: rotator.v1.RotationService.WatchEvents:input_type -> rotator.v1.WatchEventsRequest
+	2,  // 24: rotator.v1.RotationService.RotateKey:output_type -> rotator.v1.RotateKeyResponse
+	8,  // 25: rotator.v1.RotationService.ReportFailure:output_type -> rotator.v1.ReportFailureResponse
+	4,  // 26: rotator.v1.RotationService.GetRotation:output_type -> rotator.v1.GetRotationResponse
+	6,  // 27: rotator.v1.RotationService.ListRotations:output_type -> rotator.v1.ListRotationsResponse
+	10, // 28: rotator.v1.RotationService.WatchEvents:output_type -> rotator.v1.WatchEventsResponse
+	24, // [24:29] is the sub-list for method output_type
+	19, // [19:24] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_rotator_v1_rotation_service_proto_init() }
@@ -596,13 +1390,14 @@ func file_rotator_v1_rotation_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rotator_v1_rotation_service_proto_rawDesc), len(file_rotator_v1_rotation_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   6,
+			NumEnums:      1,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_rotator_v1_rotation_service_proto_goTypes,
 		DependencyIndexes: file_rotator_v1_rotation_service_proto_depIdxs,
+		EnumInfos:         file_rotator_v1_rotation_service_proto_enumTypes,
 		MessageInfos:      file_rotator_v1_rotation_service_proto_msgTypes,
 	}.Build()
 	File_rotator_v1_rotation_service_proto = out.File

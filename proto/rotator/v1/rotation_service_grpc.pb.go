@@ -22,8 +22,10 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	RotationService_RotateKey_FullMethodName     = "/rotator.v1.RotationService/RotateKey"
+	RotationService_ReportFailure_FullMethodName = "/rotator.v1.RotationService/ReportFailure"
 	RotationService_GetRotation_FullMethodName   = "/rotator.v1.RotationService/GetRotation"
 	RotationService_ListRotations_FullMethodName = "/rotator.v1.RotationService/ListRotations"
+	RotationService_WatchEvents_FullMethodName   = "/rotator.v1.RotationService/WatchEvents"
 )
 
 // RotationServiceClient is the client API for RotationService service.
@@ -39,10 +41,19 @@ type RotationServiceClient interface {
 	// All callers for one life of a key get the same rotation. It is safe to repeat: with the same `request_id` the
 	// caller gets its own outcome again, at any replica, while the record is kept.
 	RotateKey(ctx context.Context, in *RotateKeyRequest, opts ...grpc.CallOption) (*RotateKeyResponse, error)
+	// ReportFailure says what an upstream answered to a request with a key, and has it decided what that means for the key:
+	// it is rotated, it cools down, or nothing happens.
+	//
+	// A rotation goes the way of RotateKey, with its outcomes and errors. A report about a life that is over changes nothing.
+	ReportFailure(ctx context.Context, in *ReportFailureRequest, opts ...grpc.CallOption) (*ReportFailureResponse, error)
 	// GetRotation returns the rotation that ended one life of a key.
 	GetRotation(ctx context.Context, in *GetRotationRequest, opts ...grpc.CallOption) (*GetRotationResponse, error)
 	// ListRotations lists a pool's rotations, oldest first.
 	ListRotations(ctx context.Context, in *ListRotationsRequest, opts ...grpc.CallOption) (*ListRotationsResponse, error)
+	// WatchEvents streams the audit events of a pool, or of all pools, from a revision on: first those on record, then those
+	// to come, in the order of revision and id. It ends with UNAVAILABLE when the replica stops or is held up: resume with the last
+	// event's revision and id.
+	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error)
 }
 
 type rotationServiceClient struct {
@@ -57,6 +68,16 @@ func (c *rotationServiceClient) RotateKey(ctx context.Context, in *RotateKeyRequ
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RotateKeyResponse)
 	err := c.cc.Invoke(ctx, RotationService_RotateKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rotationServiceClient) ReportFailure(ctx context.Context, in *ReportFailureRequest, opts ...grpc.CallOption) (*ReportFailureResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportFailureResponse)
+	err := c.cc.Invoke(ctx, RotationService_ReportFailure_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +104,25 @@ func (c *rotationServiceClient) ListRotations(ctx context.Context, in *ListRotat
 	return out, nil
 }
 
+func (c *rotationServiceClient) WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RotationService_ServiceDesc.Streams[0], RotationService_WatchEvents_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchEventsRequest, WatchEventsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RotationService_WatchEventsClient = grpc.ServerStreamingClient[WatchEventsResponse]
+
 // RotationServiceServer is the server API for RotationService service.
 // All implementations must embed UnimplementedRotationServiceServer
 // for forward compatibility.
@@ -96,10 +136,19 @@ type RotationServiceServer interface {
 	// All callers for one life of a key get the same rotation. It is safe to repeat: with the same `request_id` the
 	// caller gets its own outcome again, at any replica, while the record is kept.
 	RotateKey(context.Context, *RotateKeyRequest) (*RotateKeyResponse, error)
+	// ReportFailure says what an upstream answered to a request with a key, and has it decided what that means for the key:
+	// it is rotated, it cools down, or nothing happens.
+	//
+	// A rotation goes the way of RotateKey, with its outcomes and errors. A report about a life that is over changes nothing.
+	ReportFailure(context.Context, *ReportFailureRequest) (*ReportFailureResponse, error)
 	// GetRotation returns the rotation that ended one life of a key.
 	GetRotation(context.Context, *GetRotationRequest) (*GetRotationResponse, error)
 	// ListRotations lists a pool's rotations, oldest first.
 	ListRotations(context.Context, *ListRotationsRequest) (*ListRotationsResponse, error)
+	// WatchEvents streams the audit events of a pool, or of all pools, from a revision on: first those on record, then those
+	// to come, in the order of revision and id. It ends with UNAVAILABLE when the replica stops or is held up: resume with the last
+	// event's revision and id.
+	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error
 	mustEmbedUnimplementedRotationServiceServer()
 }
 
@@ -113,11 +162,17 @@ type UnimplementedRotationServiceServer struct{}
 func (UnimplementedRotationServiceServer) RotateKey(context.Context, *RotateKeyRequest) (*RotateKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RotateKey not implemented")
 }
+func (UnimplementedRotationServiceServer) ReportFailure(context.Context, *ReportFailureRequest) (*ReportFailureResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportFailure not implemented")
+}
 func (UnimplementedRotationServiceServer) GetRotation(context.Context, *GetRotationRequest) (*GetRotationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetRotation not implemented")
 }
 func (UnimplementedRotationServiceServer) ListRotations(context.Context, *ListRotationsRequest) (*ListRotationsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRotations not implemented")
+}
+func (UnimplementedRotationServiceServer) WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchEvents not implemented")
 }
 func (UnimplementedRotationServiceServer) mustEmbedUnimplementedRotationServiceServer() {}
 func (UnimplementedRotationServiceServer) testEmbeddedByValue()                         {}
@@ -158,6 +213,24 @@ func _RotationService_RotateKey_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RotationService_ReportFailure_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportFailureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RotationServiceServer).ReportFailure(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RotationService_ReportFailure_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RotationServiceServer).ReportFailure(ctx, req.(*ReportFailureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RotationService_GetRotation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetRotationRequest)
 	if err := dec(in); err != nil {
@@ -194,6 +267,17 @@ func _RotationService_ListRotations_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RotationService_WatchEvents_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchEventsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RotationServiceServer).WatchEvents(m, &grpc.GenericServerStream[WatchEventsRequest, WatchEventsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RotationService_WatchEventsServer = grpc.ServerStreamingServer[WatchEventsResponse]
+
 // RotationService_ServiceDesc is the grpc.ServiceDesc for RotationService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -206,6 +290,10 @@ var RotationService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _RotationService_RotateKey_Handler,
 		},
 		{
+			MethodName: "ReportFailure",
+			Handler:    _RotationService_ReportFailure_Handler,
+		},
+		{
 			MethodName: "GetRotation",
 			Handler:    _RotationService_GetRotation_Handler,
 		},
@@ -214,6 +302,12 @@ var RotationService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _RotationService_ListRotations_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchEvents",
+			Handler:       _RotationService_WatchEvents_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "rotator/v1/rotation_service.proto",
 }

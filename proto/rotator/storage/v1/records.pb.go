@@ -88,6 +88,14 @@ const (
 	RetiredPhase_RETIRED_PHASE_UNSPECIFIED RetiredPhase = 0
 	// Out of service; can be restored.
 	RetiredPhase_RETIRED_PHASE_RETIRED RetiredPhase = 1
+	// The provider is being asked to revoke it.
+	RetiredPhase_RETIRED_PHASE_REVOKING RetiredPhase = 2
+	// Surely revoked at the upstream.
+	RetiredPhase_RETIRED_PHASE_REVOKED RetiredPhase = 3
+	// It may still be alive at the upstream, and nobody tries to revoke it any more.
+	RetiredPhase_RETIRED_PHASE_ORPHANED RetiredPhase = 4
+	// Its sealed secret was deleted.
+	RetiredPhase_RETIRED_PHASE_PURGED RetiredPhase = 5
 )
 
 // Enum value maps for RetiredPhase.
@@ -95,10 +103,18 @@ var (
 	RetiredPhase_name = map[int32]string{
 		0: "RETIRED_PHASE_UNSPECIFIED",
 		1: "RETIRED_PHASE_RETIRED",
+		2: "RETIRED_PHASE_REVOKING",
+		3: "RETIRED_PHASE_REVOKED",
+		4: "RETIRED_PHASE_ORPHANED",
+		5: "RETIRED_PHASE_PURGED",
 	}
 	RetiredPhase_value = map[string]int32{
 		"RETIRED_PHASE_UNSPECIFIED": 0,
 		"RETIRED_PHASE_RETIRED":     1,
+		"RETIRED_PHASE_REVOKING":    2,
+		"RETIRED_PHASE_REVOKED":     3,
+		"RETIRED_PHASE_ORPHANED":    4,
+		"RETIRED_PHASE_PURGED":      5,
 	}
 )
 
@@ -129,6 +145,67 @@ func (RetiredPhase) EnumDescriptor() ([]byte, []int) {
 	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{1}
 }
 
+// StockPhase says how far a key in preparation is.
+type StockPhase int32
+
+const (
+	// Never written.
+	StockPhase_STOCK_PHASE_UNSPECIFIED StockPhase = 0
+	// Its secret is chosen; nobody was asked yet.
+	StockPhase_STOCK_PHASE_PLANNED StockPhase = 1
+	// The provider is being asked for it.
+	StockPhase_STOCK_PHASE_MINTING StockPhase = 2
+	// It is minted and being tested.
+	StockPhase_STOCK_PHASE_VERIFYING StockPhase = 3
+	// Given up.
+	StockPhase_STOCK_PHASE_FAILED StockPhase = 4
+)
+
+// Enum value maps for StockPhase.
+var (
+	StockPhase_name = map[int32]string{
+		0: "STOCK_PHASE_UNSPECIFIED",
+		1: "STOCK_PHASE_PLANNED",
+		2: "STOCK_PHASE_MINTING",
+		3: "STOCK_PHASE_VERIFYING",
+		4: "STOCK_PHASE_FAILED",
+	}
+	StockPhase_value = map[string]int32{
+		"STOCK_PHASE_UNSPECIFIED": 0,
+		"STOCK_PHASE_PLANNED":     1,
+		"STOCK_PHASE_MINTING":     2,
+		"STOCK_PHASE_VERIFYING":   3,
+		"STOCK_PHASE_FAILED":      4,
+	}
+)
+
+func (x StockPhase) Enum() *StockPhase {
+	p := new(StockPhase)
+	*p = x
+	return p
+}
+
+func (x StockPhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (StockPhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_rotator_storage_v1_records_proto_enumTypes[2].Descriptor()
+}
+
+func (StockPhase) Type() protoreflect.EnumType {
+	return &file_rotator_storage_v1_records_proto_enumTypes[2]
+}
+
+func (x StockPhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use StockPhase.Descriptor instead.
+func (StockPhase) EnumDescriptor() ([]byte, []int) {
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{2}
+}
+
 // Pool is the value of pools/{pool}.
 type Pool struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -141,7 +218,11 @@ type Pool struct {
 	// True while the pool is being deleted.
 	Deleting bool `protobuf:"varint,4,opt,name=deleting,proto3" json:"deleting,omitempty"`
 	// When the pool was created.
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// The upstream's own outage. It is over at its `until`, also if it is still here.
+	Incident *v1.Incident `protobuf:"bytes,6,opt,name=incident,proto3" json:"incident,omitempty"`
+	// The pool's own credential for its upstream's admin API; sealed for the key id "@credential".
+	Credential    *Sealed `protobuf:"bytes,7,opt,name=credential,proto3" json:"credential,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -207,6 +288,20 @@ func (x *Pool) GetDeleting() bool {
 func (x *Pool) GetCreatedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Pool) GetIncident() *v1.Incident {
+	if x != nil {
+		return x.Incident
+	}
+	return nil
+}
+
+func (x *Pool) GetCredential() *Sealed {
+	if x != nil {
+		return x.Credential
 	}
 	return nil
 }
@@ -359,7 +454,15 @@ type Active struct {
 	// When the key was added to the pool.
 	AddedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=added_at,json=addedAt,proto3" json:"added_at,omitempty"`
 	// Spend known, in US dollars.
-	SpendUsd      *float64 `protobuf:"fixed64,9,opt,name=spend_usd,json=spendUsd,proto3,oneof" json:"spend_usd,omitempty"`
+	SpendUsd *float64 `protobuf:"fixed64,9,opt,name=spend_usd,json=spendUsd,proto3,oneof" json:"spend_usd,omitempty"`
+	// Budget, in US dollars.
+	BudgetUsd *float64 `protobuf:"fixed64,10,opt,name=budget_usd,json=budgetUsd,proto3,oneof" json:"budget_usd,omitempty"`
+	// When spend and budget were read.
+	SpendAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=spend_at,json=spendAt,proto3" json:"spend_at,omitempty"`
+	// When the key got its status.
+	StatusSince *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=status_since,json=statusSince,proto3" json:"status_since,omitempty"`
+	// Why: the rule that matched, or "bound", "pending".
+	StatusReason  string `protobuf:"bytes,13,opt,name=status_reason,json=statusReason,proto3" json:"status_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -457,6 +560,34 @@ func (x *Active) GetSpendUsd() float64 {
 	return 0
 }
 
+func (x *Active) GetBudgetUsd() float64 {
+	if x != nil && x.BudgetUsd != nil {
+		return *x.BudgetUsd
+	}
+	return 0
+}
+
+func (x *Active) GetSpendAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SpendAt
+	}
+	return nil
+}
+
+func (x *Active) GetStatusSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StatusSince
+	}
+	return nil
+}
+
+func (x *Active) GetStatusReason() string {
+	if x != nil {
+		return x.StatusReason
+	}
+	return ""
+}
+
 // Backup is the value of backup/{pool}/{key}.
 type Backup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -530,6 +661,473 @@ func (x *Backup) GetAddedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// Work says what is wanted of a record and how far it has come.
+type Work struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is wanted: raised when an operator retries, cancels or changes it. Starts at 1.
+	Generation int64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// For each phase, by its name in lower case, the generation that the phase has completed.
+	ObservedGeneration map[string]int64 `protobuf:"bytes,2,rep,name=observed_generation,json=observedGeneration,proto3" json:"observed_generation,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// How often the upstream call of this phase was tried for this generation.
+	Attempts int32 `protobuf:"varint,3,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// Not to be tried before.
+	NotBefore *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// Why it did not work the last time, without secrets.
+	Problem string `protobuf:"bytes,5,opt,name=problem,proto3" json:"problem,omitempty"`
+	// Id of the upstream call that was decided and may have been made: set before the call, so that whoever goes on finds
+	// out what became of it.
+	Intent string `protobuf:"bytes,6,opt,name=intent,proto3" json:"intent,omitempty"`
+	// When the record came into its phase.
+	PhaseSince    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=phase_since,json=phaseSince,proto3" json:"phase_since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Work) Reset() {
+	*x = Work{}
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Work) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Work) ProtoMessage() {}
+
+func (x *Work) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Work.ProtoReflect.Descriptor instead.
+func (*Work) Descriptor() ([]byte, []int) {
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Work) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Work) GetObservedGeneration() map[string]int64 {
+	if x != nil {
+		return x.ObservedGeneration
+	}
+	return nil
+}
+
+func (x *Work) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Work) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
+func (x *Work) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *Work) GetIntent() string {
+	if x != nil {
+		return x.Intent
+	}
+	return ""
+}
+
+func (x *Work) GetPhaseSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PhaseSince
+	}
+	return nil
+}
+
+// Stock is the value of stock/{pool}/{key}: a key in preparation. When it is ready it moves to backup/.
+type Stock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Schema of this record, from 1.
+	Schema int32 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
+	// How far it is.
+	Phase StockPhase `protobuf:"varint,2,opt,name=phase,proto3,enum=rotator.storage.v1.StockPhase" json:"phase,omitempty"`
+	// What is wanted, and what was done.
+	Work *Work `protobuf:"bytes,3,opt,name=work,proto3" json:"work,omitempty"`
+	// The secret, chosen before the provider is asked, sealed. Unset while a provider that chooses secrets itself was not asked.
+	Sealed *Sealed `protobuf:"bytes,4,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	// Labels the key will have.
+	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// When it was planned.
+	PlannedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=planned_at,json=plannedAt,proto3" json:"planned_at,omitempty"`
+	// The name the key has at the upstream.
+	Alias         string `protobuf:"bytes,7,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stock) Reset() {
+	*x = Stock{}
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stock) ProtoMessage() {}
+
+func (x *Stock) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stock.ProtoReflect.Descriptor instead.
+func (*Stock) Descriptor() ([]byte, []int) {
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Stock) GetSchema() int32 {
+	if x != nil {
+		return x.Schema
+	}
+	return 0
+}
+
+func (x *Stock) GetPhase() StockPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return StockPhase_STOCK_PHASE_UNSPECIFIED
+}
+
+func (x *Stock) GetWork() *Work {
+	if x != nil {
+		return x.Work
+	}
+	return nil
+}
+
+func (x *Stock) GetSealed() *Sealed {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *Stock) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Stock) GetPlannedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PlannedAt
+	}
+	return nil
+}
+
+func (x *Stock) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+// Token is the value of tokens/{pool}/{i}: one of the rotations that a pool's bound allows in a window. That of
+// tokens/{pool}/reached says when the bound was last found reached.
+type Token struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Schema of this record, from 1.
+	Schema int32 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
+	// When it was last used, by the holder's clock.
+	UsedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=used_at,json=usedAt,proto3" json:"used_at,omitempty"`
+	// The key it was used for.
+	KeyId         string `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Token) Reset() {
+	*x = Token{}
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Token) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Token) ProtoMessage() {}
+
+func (x *Token) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Token.ProtoReflect.Descriptor instead.
+func (*Token) Descriptor() ([]byte, []int) {
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Token) GetSchema() int32 {
+	if x != nil {
+		return x.Schema
+	}
+	return 0
+}
+
+func (x *Token) GetUsedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UsedAt
+	}
+	return nil
+}
+
+func (x *Token) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+// Health is the value of health/{pool}/reports: which keys were reported bad lately.
+type Health struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Schema of this record, from 1.
+	Schema int32 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
+	// By time.
+	Strikes       []*Strike `protobuf:"bytes,2,rep,name=strikes,proto3" json:"strikes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Health) Reset() {
+	*x = Health{}
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Health) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Health) ProtoMessage() {}
+
+func (x *Health) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Health.ProtoReflect.Descriptor instead.
+func (*Health) Descriptor() ([]byte, []int) {
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Health) GetSchema() int32 {
+	if x != nil {
+		return x.Schema
+	}
+	return 0
+}
+
+func (x *Health) GetStrikes() []*Strike {
+	if x != nil {
+		return x.Strikes
+	}
+	return nil
+}
+
+// Strike is one key that was reported bad.
+type Strike struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key.
+	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// Its life.
+	Generation int64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	// The slot it held.
+	Slot string `protobuf:"bytes,3,opt,name=slot,proto3" json:"slot,omitempty"`
+	// When it was first reported.
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Strike) Reset() {
+	*x = Strike{}
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Strike) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Strike) ProtoMessage() {}
+
+func (x *Strike) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Strike.ProtoReflect.Descriptor instead.
+func (*Strike) Descriptor() ([]byte, []int) {
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Strike) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *Strike) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Strike) GetSlot() string {
+	if x != nil {
+		return x.Slot
+	}
+	return ""
+}
+
+func (x *Strike) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// Relay is the value of relays/{name}: how far a relay of events has come.
+type Relay struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Schema of this record, from 1.
+	Schema int32 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
+	// All events up to this etcd revision, and in it up to `event_id`, have been delivered.
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The last event that was delivered.
+	EventId string `protobuf:"bytes,3,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	// When that was written.
+	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Relay) Reset() {
+	*x = Relay{}
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Relay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Relay) ProtoMessage() {}
+
+func (x *Relay) ProtoReflect() protoreflect.Message {
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Relay.ProtoReflect.Descriptor instead.
+func (*Relay) Descriptor() ([]byte, []int) {
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Relay) GetSchema() int32 {
+	if x != nil {
+		return x.Schema
+	}
+	return 0
+}
+
+func (x *Relay) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Relay) GetEventId() string {
+	if x != nil {
+		return x.EventId
+	}
+	return ""
+}
+
+func (x *Relay) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
 // Retired is the value of retired/{pool}/{key}.
 type Retired struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -552,14 +1150,16 @@ type Retired struct {
 	// When it was retired.
 	RetiredAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=retired_at,json=retiredAt,proto3" json:"retired_at,omitempty"`
 	// Spend known, in US dollars.
-	SpendUsd      *float64 `protobuf:"fixed64,10,opt,name=spend_usd,json=spendUsd,proto3,oneof" json:"spend_usd,omitempty"`
+	SpendUsd *float64 `protobuf:"fixed64,10,opt,name=spend_usd,json=spendUsd,proto3,oneof" json:"spend_usd,omitempty"`
+	// What is wanted of it, and what was done. Unset: nothing was done yet.
+	Work          *Work `protobuf:"bytes,11,opt,name=work,proto3" json:"work,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Retired) Reset() {
 	*x = Retired{}
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[5]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +1171,7 @@ func (x *Retired) String() string {
 func (*Retired) ProtoMessage() {}
 
 func (x *Retired) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[5]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +1184,7 @@ func (x *Retired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retired.ProtoReflect.Descriptor instead.
 func (*Retired) Descriptor() ([]byte, []int) {
-	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{5}
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Retired) GetSchema() int32 {
@@ -657,6 +1257,13 @@ func (x *Retired) GetSpendUsd() float64 {
 	return 0
 }
 
+func (x *Retired) GetWork() *Work {
+	if x != nil {
+		return x.Work
+	}
+	return nil
+}
+
 // Rotation is the value of rotations/{pool}/{key}/{generation}. It never changes.
 type Rotation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -688,7 +1295,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[6]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +1307,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[6]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +1320,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{6}
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Rotation) GetSchema() int32 {
@@ -818,7 +1425,7 @@ type Pending struct {
 
 func (x *Pending) Reset() {
 	*x = Pending{}
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[7]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +1437,7 @@ func (x *Pending) String() string {
 func (*Pending) ProtoMessage() {}
 
 func (x *Pending) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[7]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +1450,7 @@ func (x *Pending) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pending.ProtoReflect.Descriptor instead.
 func (*Pending) Descriptor() ([]byte, []int) {
-	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{7}
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Pending) GetSchema() int32 {
@@ -917,7 +1524,7 @@ type Binding struct {
 
 func (x *Binding) Reset() {
 	*x = Binding{}
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[8]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1536,7 @@ func (x *Binding) String() string {
 func (*Binding) ProtoMessage() {}
 
 func (x *Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[8]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1549,7 @@ func (x *Binding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Binding.ProtoReflect.Descriptor instead.
 func (*Binding) Descriptor() ([]byte, []int) {
-	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{8}
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Binding) GetSchema() int32 {
@@ -979,7 +1586,7 @@ type Fingerprint struct {
 
 func (x *Fingerprint) Reset() {
 	*x = Fingerprint{}
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[9]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1598,7 @@ func (x *Fingerprint) String() string {
 func (*Fingerprint) ProtoMessage() {}
 
 func (x *Fingerprint) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[9]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1611,7 @@ func (x *Fingerprint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fingerprint.ProtoReflect.Descriptor instead.
 func (*Fingerprint) Descriptor() ([]byte, []int) {
-	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{9}
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Fingerprint) GetSchema() int32 {
@@ -1043,7 +1650,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[10]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1662,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[10]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1675,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{10}
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Event) GetSchema() int32 {
@@ -1139,14 +1746,20 @@ type EventData struct {
 	// The key's status after the transition.
 	Status v1.KeyStatus `protobuf:"varint,11,opt,name=status,proto3,enum=rotator.v1.KeyStatus" json:"status,omitempty"`
 	// The home the key is in after the transition.
-	Home          v1.KeyHome `protobuf:"varint,12,opt,name=home,proto3,enum=rotator.v1.KeyHome" json:"home,omitempty"`
+	Home v1.KeyHome `protobuf:"varint,12,opt,name=home,proto3,enum=rotator.v1.KeyHome" json:"home,omitempty"`
+	// When the status ends by itself.
+	StatusUntil *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=status_until,json=statusUntil,proto3" json:"status_until,omitempty"`
+	// The key's phase after the transition.
+	Phase v1.KeyPhase `protobuf:"varint,14,opt,name=phase,proto3,enum=rotator.v1.KeyPhase" json:"phase,omitempty"`
+	// The rule that matched a report.
+	Rule          string `protobuf:"bytes,15,opt,name=rule,proto3" json:"rule,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EventData) Reset() {
 	*x = EventData{}
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[11]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1771,7 @@ func (x *EventData) String() string {
 func (*EventData) ProtoMessage() {}
 
 func (x *EventData) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[11]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1784,7 @@ func (x *EventData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventData.ProtoReflect.Descriptor instead.
 func (*EventData) Descriptor() ([]byte, []int) {
-	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{11}
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EventData) GetTrigger() v1.Trigger {
@@ -1258,6 +1871,27 @@ func (x *EventData) GetHome() v1.KeyHome {
 	return v1.KeyHome(0)
 }
 
+func (x *EventData) GetStatusUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StatusUntil
+	}
+	return nil
+}
+
+func (x *EventData) GetPhase() v1.KeyPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return v1.KeyPhase(0)
+}
+
+func (x *EventData) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
 // Lock is the value of locks/{pool}/{key}, leased to the holder's session.
 type Lock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1279,7 +1913,7 @@ type Lock struct {
 
 func (x *Lock) Reset() {
 	*x = Lock{}
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[12]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1925,7 @@ func (x *Lock) String() string {
 func (*Lock) ProtoMessage() {}
 
 func (x *Lock) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[12]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1938,7 @@ func (x *Lock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lock.ProtoReflect.Descriptor instead.
 func (*Lock) Descriptor() ([]byte, []int) {
-	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{12}
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Lock) GetSchema() int32 {
@@ -1370,7 +2004,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[13]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +2016,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_rotator_storage_v1_records_proto_msgTypes[13]
+	mi := &file_rotator_storage_v1_records_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +2029,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{13}
+	return file_rotator_storage_v1_records_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Replica) GetSchema() int32 {
@@ -1444,14 +2078,18 @@ var File_rotator_storage_v1_records_proto protoreflect.FileDescriptor
 
 const file_rotator_storage_v1_records_proto_rawDesc = "" +
 	"\n" +
-	" rotator/storage/v1/records.proto\x12\x12rotator.storage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arotator/v1/resources.proto\"\xb7\x01\n" +
+	" rotator/storage/v1/records.proto\x12\x12rotator.storage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arotator/v1/resources.proto\"\xa5\x02\n" +
 	"\x04Pool\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\x05R\x06schema\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.rotator.v1.PoolSpecR\x04spec\x12\x16\n" +
 	"\x06paused\x18\x03 \x01(\bR\x06paused\x12\x1a\n" +
 	"\bdeleting\x18\x04 \x01(\bR\bdeleting\x129\n" +
 	"\n" +
-	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\x8e\x01\n" +
+	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x120\n" +
+	"\bincident\x18\x06 \x01(\v2\x14.rotator.v1.IncidentR\bincident\x12:\n" +
+	"\n" +
+	"credential\x18\a \x01(\v2\x1a.rotator.storage.v1.SealedR\n" +
+	"credential\"\x8e\x01\n" +
 	"\x04Slot\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\x05R\x06schema\x123\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1d.rotator.storage.v1.SlotStateR\x05state\x129\n" +
@@ -1462,7 +2100,7 @@ const file_rotator_storage_v1_records_proto_rawDesc = "" +
 	"ciphertext\x18\x01 \x01(\fR\n" +
 	"ciphertext\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12\x18\n" +
-	"\apreview\x18\x03 \x01(\tR\apreview\"\xd4\x03\n" +
+	"\apreview\x18\x03 \x01(\tR\apreview\"\xa2\x05\n" +
 	"\x06Active\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\x05R\x06schema\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\tR\x04slot\x12-\n" +
@@ -1472,12 +2110,19 @@ const file_rotator_storage_v1_records_proto_rawDesc = "" +
 	"\x06labels\x18\x06 \x03(\v2&.rotator.storage.v1.Active.LabelsEntryR\x06labels\x12\x1a\n" +
 	"\breplaces\x18\a \x01(\tR\breplaces\x125\n" +
 	"\badded_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aaddedAt\x12 \n" +
-	"\tspend_usd\x18\t \x01(\x01H\x00R\bspendUsd\x88\x01\x01\x1a9\n" +
+	"\tspend_usd\x18\t \x01(\x01H\x00R\bspendUsd\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"budget_usd\x18\n" +
+	" \x01(\x01H\x01R\tbudgetUsd\x88\x01\x01\x125\n" +
+	"\bspend_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\aspendAt\x12=\n" +
+	"\fstatus_since\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vstatusSince\x12#\n" +
+	"\rstatus_reason\x18\r \x01(\tR\fstatusReason\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\f\n" +
 	"\n" +
-	"_spend_usd\"\x86\x02\n" +
+	"_spend_usdB\r\n" +
+	"\v_budget_usd\"\x86\x02\n" +
 	"\x06Backup\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\x05R\x06schema\x122\n" +
 	"\x06sealed\x18\x02 \x01(\v2\x1a.rotator.storage.v1.SealedR\x06sealed\x12>\n" +
@@ -1485,7 +2130,54 @@ const file_rotator_storage_v1_records_proto_rawDesc = "" +
 	"\badded_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aaddedAt\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x96\x03\n" +
+	"\x04Work\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x03R\n" +
+	"generation\x12a\n" +
+	"\x13observed_generation\x18\x02 \x03(\v20.rotator.storage.v1.Work.ObservedGenerationEntryR\x12observedGeneration\x12\x1a\n" +
+	"\battempts\x18\x03 \x01(\x05R\battempts\x129\n" +
+	"\n" +
+	"not_before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x12\x18\n" +
+	"\aproblem\x18\x05 \x01(\tR\aproblem\x12\x16\n" +
+	"\x06intent\x18\x06 \x01(\tR\x06intent\x12;\n" +
+	"\vphase_since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"phaseSince\x1aE\n" +
+	"\x17ObservedGenerationEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x82\x03\n" +
+	"\x05Stock\x12\x16\n" +
+	"\x06schema\x18\x01 \x01(\x05R\x06schema\x124\n" +
+	"\x05phase\x18\x02 \x01(\x0e2\x1e.rotator.storage.v1.StockPhaseR\x05phase\x12,\n" +
+	"\x04work\x18\x03 \x01(\v2\x18.rotator.storage.v1.WorkR\x04work\x122\n" +
+	"\x06sealed\x18\x04 \x01(\v2\x1a.rotator.storage.v1.SealedR\x06sealed\x12=\n" +
+	"\x06labels\x18\x05 \x03(\v2%.rotator.storage.v1.Stock.LabelsEntryR\x06labels\x129\n" +
+	"\n" +
+	"planned_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tplannedAt\x12\x14\n" +
+	"\x05alias\x18\a \x01(\tR\x05alias\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"k\n" +
+	"\x05Token\x12\x16\n" +
+	"\x06schema\x18\x01 \x01(\x05R\x06schema\x123\n" +
+	"\aused_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06usedAt\x12\x15\n" +
+	"\x06key_id\x18\x03 \x01(\tR\x05keyId\"V\n" +
+	"\x06Health\x12\x16\n" +
+	"\x06schema\x18\x01 \x01(\x05R\x06schema\x124\n" +
+	"\astrikes\x18\x02 \x03(\v2\x1a.rotator.storage.v1.StrikeR\astrikes\"\x7f\n" +
+	"\x06Strike\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x03R\n" +
+	"generation\x12\x12\n" +
+	"\x04slot\x18\x03 \x01(\tR\x04slot\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x91\x01\n" +
+	"\x05Relay\x12\x16\n" +
+	"\x06schema\x18\x01 \x01(\x05R\x06schema\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x19\n" +
+	"\bevent_id\x18\x03 \x01(\tR\aeventId\x129\n" +
+	"\n" +
+	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xae\x04\n" +
 	"\aRetired\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\x05R\x06schema\x126\n" +
 	"\x05phase\x18\x02 \x01(\x0e2 .rotator.storage.v1.RetiredPhaseR\x05phase\x12\x12\n" +
@@ -1501,7 +2193,8 @@ const file_rotator_storage_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"retired_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tretiredAt\x12 \n" +
 	"\tspend_usd\x18\n" +
-	" \x01(\x01H\x00R\bspendUsd\x88\x01\x01\x1a9\n" +
+	" \x01(\x01H\x00R\bspendUsd\x88\x01\x01\x12,\n" +
+	"\x04work\x18\v \x01(\v2\x18.rotator.storage.v1.WorkR\x04work\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\f\n" +
@@ -1548,7 +2241,7 @@ const file_rotator_storage_v1_records_proto_rawDesc = "" +
 	"\x06source\x18\x03 \x01(\tR\x06source\x12\x18\n" +
 	"\asubject\x18\x04 \x01(\tR\asubject\x12.\n" +
 	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x121\n" +
-	"\x04data\x18\x06 \x01(\v2\x1d.rotator.storage.v1.EventDataR\x04data\"\x95\x03\n" +
+	"\x04data\x18\x06 \x01(\v2\x1d.rotator.storage.v1.EventDataR\x04data\"\x94\x04\n" +
 	"\tEventData\x12-\n" +
 	"\atrigger\x18\x01 \x01(\x0e2\x13.rotator.v1.TriggerR\atrigger\x12%\n" +
 	"\x0etrigger_source\x18\x02 \x01(\tR\rtriggerSource\x12\x16\n" +
@@ -1567,7 +2260,10 @@ const file_rotator_storage_v1_records_proto_rawDesc = "" +
 	" \x01(\tR\n" +
 	"rotationId\x12-\n" +
 	"\x06status\x18\v \x01(\x0e2\x15.rotator.v1.KeyStatusR\x06status\x12'\n" +
-	"\x04home\x18\f \x01(\x0e2\x13.rotator.v1.KeyHomeR\x04home\"\xc3\x01\n" +
+	"\x04home\x18\f \x01(\x0e2\x13.rotator.v1.KeyHomeR\x04home\x12=\n" +
+	"\fstatus_until\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vstatusUntil\x12*\n" +
+	"\x05phase\x18\x0e \x01(\x0e2\x14.rotator.v1.KeyPhaseR\x05phase\x12\x12\n" +
+	"\x04rule\x18\x0f \x01(\tR\x04rule\"\xc3\x01\n" +
 	"\x04Lock\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\x05R\x06schema\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x1a\n" +
@@ -1589,10 +2285,21 @@ const file_rotator_storage_v1_records_proto_rawDesc = "" +
 	"\tSlotState\x12\x1a\n" +
 	"\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSLOT_STATE_OPEN\x10\x01\x12\x16\n" +
-	"\x12SLOT_STATE_CLOSING\x10\x02*H\n" +
+	"\x12SLOT_STATE_CLOSING\x10\x02*\xb5\x01\n" +
 	"\fRetiredPhase\x12\x1d\n" +
 	"\x19RETIRED_PHASE_UNSPECIFIED\x10\x00\x12\x19\n" +
-	"\x15RETIRED_PHASE_RETIRED\x10\x01BAZ?github.com/rotatord/rotatord/proto/rotator/storage/v1;storagev1b\x06proto3"
+	"\x15RETIRED_PHASE_RETIRED\x10\x01\x12\x1a\n" +
+	"\x16RETIRED_PHASE_REVOKING\x10\x02\x12\x19\n" +
+	"\x15RETIRED_PHASE_REVOKED\x10\x03\x12\x1a\n" +
+	"\x16RETIRED_PHASE_ORPHANED\x10\x04\x12\x18\n" +
+	"\x14RETIRED_PHASE_PURGED\x10\x05*\x8e\x01\n" +
+	"\n" +
+	"StockPhase\x12\x1b\n" +
+	"\x17STOCK_PHASE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13STOCK_PHASE_PLANNED\x10\x01\x12\x17\n" +
+	"\x13STOCK_PHASE_MINTING\x10\x02\x12\x19\n" +
+	"\x15STOCK_PHASE_VERIFYING\x10\x03\x12\x16\n" +
+	"\x12STOCK_PHASE_FAILED\x10\x04BAZ?github.com/rotatord/rotatord/proto/rotator/storage/v1;storagev1b\x06proto3"
 
 var (
 	file_rotator_storage_v1_records_proto_rawDescOnce sync.Once
@@ -1606,71 +2313,101 @@ func file_rotator_storage_v1_records_proto_rawDescGZIP() []byte {
 	return file_rotator_storage_v1_records_proto_rawDescData
 }
 
-var file_rotator_storage_v1_records_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_rotator_storage_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_rotator_storage_v1_records_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_rotator_storage_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_rotator_storage_v1_records_proto_goTypes = []any{
 	(SlotState)(0),                // 0: rotator.storage.v1.SlotState
 	(RetiredPhase)(0),             // 1: rotator.storage.v1.RetiredPhase
-	(*Pool)(nil),                  // 2: rotator.storage.v1.Pool
-	(*Slot)(nil),                  // 3: rotator.storage.v1.Slot
-	(*Sealed)(nil),                // 4: rotator.storage.v1.Sealed
-	(*Active)(nil),                // 5: rotator.storage.v1.Active
-	(*Backup)(nil),                // 6: rotator.storage.v1.Backup
-	(*Retired)(nil),               // 7: rotator.storage.v1.Retired
-	(*Rotation)(nil),              // 8: rotator.storage.v1.Rotation
-	(*Pending)(nil),               // 9: rotator.storage.v1.Pending
-	(*Binding)(nil),               // 10: rotator.storage.v1.Binding
-	(*Fingerprint)(nil),           // 11: rotator.storage.v1.Fingerprint
-	(*Event)(nil),                 // 12: rotator.storage.v1.Event
-	(*EventData)(nil),             // 13: rotator.storage.v1.EventData
-	(*Lock)(nil),                  // 14: rotator.storage.v1.Lock
-	(*Replica)(nil),               // 15: rotator.storage.v1.Replica
-	nil,                           // 16: rotator.storage.v1.Active.LabelsEntry
-	nil,                           // 17: rotator.storage.v1.Backup.LabelsEntry
-	nil,                           // 18: rotator.storage.v1.Retired.LabelsEntry
-	(*v1.PoolSpec)(nil),           // 19: rotator.v1.PoolSpec
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(v1.KeyStatus)(0),             // 21: rotator.v1.KeyStatus
-	(v1.Trigger)(0),               // 22: rotator.v1.Trigger
-	(*v1.SlotPriority)(nil),       // 23: rotator.v1.SlotPriority
-	(v1.KeyHome)(0),               // 24: rotator.v1.KeyHome
+	(StockPhase)(0),               // 2: rotator.storage.v1.StockPhase
+	(*Pool)(nil),                  // 3: rotator.storage.v1.Pool
+	(*Slot)(nil),                  // 4: rotator.storage.v1.Slot
+	(*Sealed)(nil),                // 5: rotator.storage.v1.Sealed
+	(*Active)(nil),                // 6: rotator.storage.v1.Active
+	(*Backup)(nil),                // 7: rotator.storage.v1.Backup
+	(*Work)(nil),                  // 8: rotator.storage.v1.Work
+	(*Stock)(nil),                 // 9: rotator.storage.v1.Stock
+	(*Token)(nil),                 // 10: rotator.storage.v1.Token
+	(*Health)(nil),                // 11: rotator.storage.v1.Health
+	(*Strike)(nil),                // 12: rotator.storage.v1.Strike
+	(*Relay)(nil),                 // 13: rotator.storage.v1.Relay
+	(*Retired)(nil),               // 14: rotator.storage.v1.Retired
+	(*Rotation)(nil),              // 15: rotator.storage.v1.Rotation
+	(*Pending)(nil),               // 16: rotator.storage.v1.Pending
+	(*Binding)(nil),               // 17: rotator.storage.v1.Binding
+	(*Fingerprint)(nil),           // 18: rotator.storage.v1.Fingerprint
+	(*Event)(nil),                 // 19: rotator.storage.v1.Event
+	(*EventData)(nil),             // 20: rotator.storage.v1.EventData
+	(*Lock)(nil),                  // 21: rotator.storage.v1.Lock
+	(*Replica)(nil),               // 22: rotator.storage.v1.Replica
+	nil,                           // 23: rotator.storage.v1.Active.LabelsEntry
+	nil,                           // 24: rotator.storage.v1.Backup.LabelsEntry
+	nil,                           // 25: rotator.storage.v1.Work.ObservedGenerationEntry
+	nil,                           // 26: rotator.storage.v1.Stock.LabelsEntry
+	nil,                           // 27: rotator.storage.v1.Retired.LabelsEntry
+	(*v1.PoolSpec)(nil),           // 28: rotator.v1.PoolSpec
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*v1.Incident)(nil),           // 30: rotator.v1.Incident
+	(v1.KeyStatus)(0),             // 31: rotator.v1.KeyStatus
+	(v1.Trigger)(0),               // 32: rotator.v1.Trigger
+	(*v1.SlotPriority)(nil),       // 33: rotator.v1.SlotPriority
+	(v1.KeyHome)(0),               // 34: rotator.v1.KeyHome
+	(v1.KeyPhase)(0),              // 35: rotator.v1.KeyPhase
 }
 var file_rotator_storage_v1_records_proto_depIdxs = []int32{
-	19, // 0: rotator.storage.v1.Pool.spec:type_name -> rotator.v1.PoolSpec
-	20, // 1: rotator.storage.v1.Pool.created_at:type_name -> google.protobuf.Timestamp
-	0,  // 2: rotator.storage.v1.Slot.state:type_name -> rotator.storage.v1.SlotState
-	20, // 3: rotator.storage.v1.Slot.created_at:type_name -> google.protobuf.Timestamp
-	21, // 4: rotator.storage.v1.Active.status:type_name -> rotator.v1.KeyStatus
-	20, // 5: rotator.storage.v1.Active.status_until:type_name -> google.protobuf.Timestamp
-	4,  // 6: rotator.storage.v1.Active.sealed:type_name -> rotator.storage.v1.Sealed
-	16, // 7: rotator.storage.v1.Active.labels:type_name -> rotator.storage.v1.Active.LabelsEntry
-	20, // 8: rotator.storage.v1.Active.added_at:type_name -> google.protobuf.Timestamp
-	4,  // 9: rotator.storage.v1.Backup.sealed:type_name -> rotator.storage.v1.Sealed
-	17, // 10: rotator.storage.v1.Backup.labels:type_name -> rotator.storage.v1.Backup.LabelsEntry
-	20, // 11: rotator.storage.v1.Backup.added_at:type_name -> google.protobuf.Timestamp
-	1,  // 12: rotator.storage.v1.Retired.phase:type_name -> rotator.storage.v1.RetiredPhase
-	4,  // 13: rotator.storage.v1.Retired.sealed:type_name -> rotator.storage.v1.Sealed
-	18, // 14: rotator.storage.v1.Retired.labels:type_name -> rotator.storage.v1.Retired.LabelsEntry
-	20, // 15: rotator.storage.v1.Retired.added_at:type_name -> google.protobuf.Timestamp
-	20, // 16: rotator.storage.v1.Retired.retired_at:type_name -> google.protobuf.Timestamp
-	22, // 17: rotator.storage.v1.Rotation.trigger:type_name -> rotator.v1.Trigger
-	20, // 18: rotator.storage.v1.Rotation.committed_at:type_name -> google.protobuf.Timestamp
-	22, // 19: rotator.storage.v1.Pending.trigger:type_name -> rotator.v1.Trigger
-	20, // 20: rotator.storage.v1.Pending.requested_at:type_name -> google.protobuf.Timestamp
-	23, // 21: rotator.storage.v1.Binding.slots:type_name -> rotator.v1.SlotPriority
-	20, // 22: rotator.storage.v1.Binding.updated_at:type_name -> google.protobuf.Timestamp
-	20, // 23: rotator.storage.v1.Event.time:type_name -> google.protobuf.Timestamp
-	13, // 24: rotator.storage.v1.Event.data:type_name -> rotator.storage.v1.EventData
-	22, // 25: rotator.storage.v1.EventData.trigger:type_name -> rotator.v1.Trigger
-	21, // 26: rotator.storage.v1.EventData.status:type_name -> rotator.v1.KeyStatus
-	24, // 27: rotator.storage.v1.EventData.home:type_name -> rotator.v1.KeyHome
-	20, // 28: rotator.storage.v1.Lock.busy_until:type_name -> google.protobuf.Timestamp
-	20, // 29: rotator.storage.v1.Replica.started_at:type_name -> google.protobuf.Timestamp
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	28, // 0: rotator.storage.v1.Pool.spec:type_name -> rotator.v1.PoolSpec
+	29, // 1: rotator.storage.v1.Pool.created_at:type_name -> google.protobuf.Timestamp
+	30, // 2: rotator.storage.v1.Pool.incident:type_name -> rotator.v1.Incident
+	5,  // 3: rotator.storage.v1.Pool.credential:type_name -> rotator.storage.v1.Sealed
+	0,  // 4: rotator.storage.v1.Slot.state:type_name -> rotator.storage.v1.SlotState
+	29, // 5: rotator.storage.v1.Slot.created_at:type_name -> google.protobuf.Timestamp
+	31, // 6: rotator.storage.v1.Active.status:type_name -> rotator.v1.KeyStatus
+	29, // 7: rotator.storage.v1.Active.status_until:type_name -> google.protobuf.Timestamp
+	5,  // 8: rotator.storage.v1.Active.sealed:type_name -> rotator.storage.v1.Sealed
+	23, // 9: rotator.storage.v1.Active.labels:type_name -> rotator.storage.v1.Active.LabelsEntry
+	29, // 10: rotator.storage.v1.Active.added_at:type_name -> google.protobuf.Timestamp
+	29, // 11: rotator.storage.v1.Active.spend_at:type_name -> google.protobuf.Timestamp
+	29, // 12: rotator.storage.v1.Active.status_since:type_name -> google.protobuf.Timestamp
+	5,  // 13: rotator.storage.v1.Backup.sealed:type_name -> rotator.storage.v1.Sealed
+	24, // 14: rotator.storage.v1.Backup.labels:type_name -> rotator.storage.v1.Backup.LabelsEntry
+	29, // 15: rotator.storage.v1.Backup.added_at:type_name -> google.protobuf.Timestamp
+	25, // 16: rotator.storage.v1.Work.observed_generation:type_name -> rotator.storage.v1.Work.ObservedGenerationEntry
+	29, // 17: rotator.storage.v1.Work.not_before:type_name -> google.protobuf.Timestamp
+	29, // 18: rotator.storage.v1.Work.phase_since:type_name -> google.protobuf.Timestamp
+	2,  // 19: rotator.storage.v1.Stock.phase:type_name -> rotator.storage.v1.StockPhase
+	8,  // 20: rotator.storage.v1.Stock.work:type_name -> rotator.storage.v1.Work
+	5,  // 21: rotator.storage.v1.Stock.sealed:type_name -> rotator.storage.v1.Sealed
+	26, // 22: rotator.storage.v1.Stock.labels:type_name -> rotator.storage.v1.Stock.LabelsEntry
+	29, // 23: rotator.storage.v1.Stock.planned_at:type_name -> google.protobuf.Timestamp
+	29, // 24: rotator.storage.v1.Token.used_at:type_name -> google.protobuf.Timestamp
+	12, // 25: rotator.storage.v1.Health.strikes:type_name -> rotator.storage.v1.Strike
+	29, // 26: rotator.storage.v1.Strike.at:type_name -> google.protobuf.Timestamp
+	29, // 27: rotator.storage.v1.Relay.updated_at:type_name -> google.protobuf.Timestamp
+	1,  // 28: rotator.storage.v1.Retired.phase:type_name -> rotator.storage.v1.RetiredPhase
+	5,  // 29: rotator.storage.v1.Retired.sealed:type_name -> rotator.storage.v1.Sealed
+	27, // 30: rotator.storage.v1.Retired.labels:type_name -> rotator.storage.v1.Retired.LabelsEntry
+	29, // 31: rotator.storage.v1.Retired.added_at:type_name -> google.protobuf.Timestamp
+	29, // 32: rotator.storage.v1.Retired.retired_at:type_name -> google.protobuf.Timestamp
+	8,  // 33: rotator.storage.v1.Retired.work:type_name -> rotator.storage.v1.Work
+	32, // 34: rotator.storage.v1.Rotation.trigger:type_name -> rotator.v1.Trigger
+	29, // 35: rotator.storage.v1.Rotation.committed_at:type_name -> google.protobuf.Timestamp
+	32, // 36: rotator.storage.v1.Pending.trigger:type_name -> rotator.v1.Trigger
+	29, // 37: rotator.storage.v1.Pending.requested_at:type_name -> google.protobuf.Timestamp
+	33, // 38: rotator.storage.v1.Binding.slots:type_name -> rotator.v1.SlotPriority
+	29, // 39: rotator.storage.v1.Binding.updated_at:type_name -> google.protobuf.Timestamp
+	29, // 40: rotator.storage.v1.Event.time:type_name -> google.protobuf.Timestamp
+	20, // 41: rotator.storage.v1.Event.data:type_name -> rotator.storage.v1.EventData
+	32, // 42: rotator.storage.v1.EventData.trigger:type_name -> rotator.v1.Trigger
+	31, // 43: rotator.storage.v1.EventData.status:type_name -> rotator.v1.KeyStatus
+	34, // 44: rotator.storage.v1.EventData.home:type_name -> rotator.v1.KeyHome
+	29, // 45: rotator.storage.v1.EventData.status_until:type_name -> google.protobuf.Timestamp
+	35, // 46: rotator.storage.v1.EventData.phase:type_name -> rotator.v1.KeyPhase
+	29, // 47: rotator.storage.v1.Lock.busy_until:type_name -> google.protobuf.Timestamp
+	29, // 48: rotator.storage.v1.Replica.started_at:type_name -> google.protobuf.Timestamp
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_rotator_storage_v1_records_proto_init() }
@@ -1679,14 +2416,14 @@ func file_rotator_storage_v1_records_proto_init() {
 		return
 	}
 	file_rotator_storage_v1_records_proto_msgTypes[3].OneofWrappers = []any{}
-	file_rotator_storage_v1_records_proto_msgTypes[5].OneofWrappers = []any{}
+	file_rotator_storage_v1_records_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rotator_storage_v1_records_proto_rawDesc), len(file_rotator_storage_v1_records_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   17,
+			NumEnums:      3,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
