@@ -11,7 +11,7 @@ GO    := go
 BIN   := bin
 TOOLS := $(BIN)/tools
 # Directories with Go code of ours: `gofmt .` would walk through data directories too.
-DIRS  := $(wildcard cmd internal proto examples faults bench *.go)
+DIRS  := $(wildcard cmd internal proto examples faults bench tools/phasecheck *.go)
 
 # Empty without a tag; then the binaries show what the Go toolchain knows of the commit.
 VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
@@ -56,11 +56,14 @@ test: build etcd ## run all tests with the race detector
 	$(GO) test -race -timeout $(TIMEOUT) ./internal/pool -etcd -run '$(ON_ETCD)'
 
 .PHONY: lint
-lint: $(TOOLS)/buf $(TOOLS)/staticcheck ## vet, staticcheck, formatting, and the contract's rules and compatibility
+lint: $(TOOLS)/buf $(TOOLS)/staticcheck $(TOOLS)/phasecheck ## vet, staticcheck, our own rules, formatting, and the contract's rules and compatibility
 	@unformatted=$$(gofmt -l $(DIRS)); test -z "$$unformatted" || { echo "not formatted, run gofmt -w on:" $$unformatted; exit 1; }
 	$(GO) mod verify
 	$(GO) vet ./...
 	$(TOOLS)/staticcheck ./...
+	$(GO) vet -C tools ./phasecheck/...
+	$(GO) test -C tools ./phasecheck/...
+	$(TOOLS)/phasecheck ./...
 	$(TOOLS)/buf lint
 	$(TOOLS)/buf format -d --exit-code
 	$(TOOLS)/buf breaking --against proto/baseline.binpb
@@ -122,11 +125,13 @@ $(TOOLS)/buf:                PKG = github.com/bufbuild/buf/cmd/buf
 $(TOOLS)/protoc-gen-go:      PKG = google.golang.org/protobuf/cmd/protoc-gen-go
 $(TOOLS)/protoc-gen-go-grpc: PKG = google.golang.org/grpc/cmd/protoc-gen-go-grpc
 $(TOOLS)/staticcheck:        PKG = honnef.co/go/tools/cmd/staticcheck
+$(TOOLS)/phasecheck:         PKG = ./phasecheck
+$(TOOLS)/phasecheck:         $(wildcard tools/phasecheck/*.go tools/phasecheck/phases/*.go)
 $(BIN)/etcd:                 PKG = go.etcd.io/etcd/server/v3
 $(BIN)/etcdctl:              PKG = go.etcd.io/etcd/etcdctl/v3
 $(BIN)/etcdutl:              PKG = go.etcd.io/etcd/etcdutl/v3
 
-$(addprefix $(TOOLS)/,buf protoc-gen-go protoc-gen-go-grpc staticcheck) $(addprefix $(BIN)/,etcd etcdctl etcdutl): tools/go.mod tools/go.sum
+$(addprefix $(TOOLS)/,buf protoc-gen-go protoc-gen-go-grpc staticcheck phasecheck) $(addprefix $(BIN)/,etcd etcdctl etcdutl): tools/go.mod tools/go.sum
 	@echo "building $@"
 	@CGO_ENABLED=0 $(GO) build -C tools -trimpath -o $(CURDIR)/$@ $(PKG)
 	@touch $@

@@ -47,13 +47,15 @@ type part struct {
 	dir      string
 	out      io.Writer
 
-	cluster   *cluster.Cluster
-	recorder  *recorder.Recorder
-	recording []string // violations of the recorder
-	history   *history.Writer
-	workload  *workload.Workload
-	healed    time.Time
-	files     []io.Closer
+	cluster     *cluster.Cluster
+	recorder    *recorder.Recorder
+	recording   []string // violations of the recorder
+	history     *history.Writer
+	workload    *workload.Workload
+	delivery    *delivery
+	deliveredTo int64 // what is checked
+	healed      time.Time
+	files       []io.Closer
 }
 
 // run does a part from beginning to end. Its error says that it could not be done; what was violated is in the part.
@@ -138,6 +140,9 @@ func (p *part) begin(ctx context.Context) error {
 	p.history = history.NewWriter(out)
 	p.files = append(p.files, closer(p.history.Flush)) // also if the rest fails
 	p.workload, err = workload.New(ctx, workload.Options{Replicas: p.cluster.Replicas(), Seed: p.seed, History: p.history})
+	if err == nil {
+		p.delivery, err = follow(p.cluster.Replicas())
+	}
 	return err
 }
 
@@ -199,6 +204,9 @@ func (p *part) end(ctx context.Context) error {
 	select { // a ghost lock shows when its session is over
 	case <-time.After(p.ttl + time.Second):
 	case <-ctx.Done():
+	}
+	if err := p.delivered(fctx); err != nil {
+		p.violate("I8 delivery: %v", err)
 	}
 	last, err := p.cluster.Client().Get(fctx, "last")
 	if err != nil {

@@ -32,6 +32,7 @@ func (p *part) verify() error {
 	for _, v := range report.Violations {
 		p.Violations = append(p.Violations, fmt.Sprintf("%s: %s %s/%s revision %d: %s", p.Mode, v.Invariant, v.Pool, v.Key, v.Revision, v.Text))
 	}
+	p.checkDelivery()
 	return p.save(report)
 }
 

@@ -125,6 +125,7 @@ type demo struct {
 	etcd     *outside
 	pools    []*poolState
 	targets  []*target
+	broken   []string // promises that the second act found broken
 }
 
 // all runs the steps one after another. Whatever it started is ended by close.
@@ -132,7 +133,7 @@ func (d *demo) all(ctx context.Context) error {
 	d.began = time.Now()
 	fmt.Fprintln(d.out, title)
 	for _, step := range []func(context.Context) error{
-		d.prepare, d.startReplicas, d.importPools, d.showPools, d.chooseKeys, d.fire, d.check, d.stopReplicas,
+		d.prepare, d.startReplicas, d.importPools, d.showPools, d.chooseKeys, d.fire, d.spendBudgets, d.check, d.stopReplicas,
 	} {
 		if err := step(ctx); err != nil {
 			return err

@@ -33,7 +33,7 @@ func (d *demo) check(ctx context.Context) error {
 	d.countTable()
 	d.answerLines()
 	fmt.Fprintf(d.out, "   every revision of etcd up to %d was checked from outside: %d broke a promise\n", revision, len(violations))
-	failures := append(d.failures(), violations...)
+	failures := slices.Concat(d.broken, d.failures(), violations)
 	if text, err := d.ctl(ctx, "doctor"); err != nil {
 		failures = append(failures, err.Error())
 	} else {

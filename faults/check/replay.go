@@ -112,6 +112,9 @@ func (r *run) transition(revision, arrived int64, changes []recorder.Change, bef
 	s := &step{run: r, revision: revision, arrived: arrived, before: before, changed: make(map[string][]string)}
 	for _, c := range changes {
 		kind, pool, name := split(c.Key)
+		if kind == "relays" || kind == "leaders" {
+			continue // they say nothing of keys
+		}
 		s.changed[kind] = append(s.changed[kind], pool+"/"+name)
 		if !transient(kind) && kind != "events" {
 			s.durable++

@@ -43,6 +43,8 @@ type Options struct {
 const (
 	// Prefix is where the replicas keep their records.
 	Prefix = "/rotator/"
+	// Relayed is the file in Dir that the replicas relay events to, whichever of them leads.
+	Relayed = "audit.jsonl"
 
 	startLimit = 30 * time.Second
 	stopLimit  = 20 * time.Second // above rotatord's own --shutdown-timeout

@@ -41,7 +41,7 @@ func (c *Cluster) newReplica(i int) (_ *Replica, err error) {
 	r.builds = [...]string{c.Rotatord, c.Next}
 	r.command = []string{
 		c.Rotatord, "--name", name, "--listen", r.Address, "--metrics-listen", r.Web, "--log-format", "json",
-		"--etcd-prefix", Prefix, "--session-ttl", c.SessionTTL.String(),
+		"--etcd-prefix", Prefix, "--session-ttl", c.SessionTTL.String(), "--audit-relay", "file:" + filepath.Join(c.Options.Dir, Relayed),
 	}
 	if c.Embedded {
 		r.command = append(r.command, "--data-dir", filepath.Join(c.Options.Dir, "data"), "--embedded-etcd-listen", c.ports.embedded)

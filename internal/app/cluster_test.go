@@ -33,6 +33,7 @@ type cluster struct {
 	t        *testing.T
 	etcd     string
 	keyset   string
+	exec     []string // of the replicas that are started from now on
 	client   *clientv3.Client
 	rec      *recorder.Recorder
 	replicas []*replica
@@ -123,7 +124,7 @@ func (c *cluster) launch(name, keyset string, seams app.Seams) *replica {
 	c.t.Helper()
 	cfg := &app.Config{
 		Name: name, Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", EtcdEndpoints: []string{c.etcd}, EtcdPrefix: prefix,
-		KeysetFile: keyset, SessionTTL: 5 * time.Second, ShutdownTimeout: 5 * time.Second,
+		KeysetFile: keyset, SessionTTL: 5 * time.Second, ShutdownTimeout: 5 * time.Second, ExecProviders: c.exec,
 	}
 	log := slog.New(slog.NewTextHandler(c.log, &slog.HandlerOptions{Level: slog.LevelDebug})).With("replica", name)
 	r, err := app.Start(c.ctx(), cfg, log, seams)

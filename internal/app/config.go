@@ -42,6 +42,9 @@ type Config struct {
 
 	KeysetFile string // never empty
 
+	ExecProviders []string // NAME=COMMAND, each name once
+	AuditRelay    string   // where events are relayed to: "stdout", "file:" and a path, or "": nowhere
+
 	SessionTTL      time.Duration
 	ShutdownTimeout time.Duration
 

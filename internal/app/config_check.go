@@ -13,8 +13,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rotatord/rotatord/internal/audit"
 	"github.com/rotatord/rotatord/internal/etcdstore"
 	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/provider"
 )
 
 // minSessionTTL is the shortest lease that survives an etcd election.
@@ -46,6 +48,10 @@ func (ck *checker) all() {
 	ck.name()
 	ck.listeners()
 	ck.times()
+	ck.commands()
+	if _, _, err := audit.OpenSink(ck.cfg.AuditRelay, nil); ck.cfg.AuditRelay != "" && err != nil {
+		ck.addf("%s: %w", ck.by(optAuditRelay), err)
+	}
 	if _, err := etcdstore.NewLayout(ck.cfg.EtcdPrefix); err != nil {
 		ck.addf("%s: %w", ck.by(optEtcdPrefix), err)
 	}
@@ -74,6 +80,21 @@ func (ck *checker) times() {
 	}
 	if ck.cfg.ShutdownTimeout <= 0 {
 		ck.addf("%s: %v is not positive; a graceful stop needs some time, %v by default", ck.by(optShutdownTimeout), ck.cfg.ShutdownTimeout, defaultShutdownTimeout)
+	}
+}
+
+// commands checks the providers' commands: whether they are there is found out when they are needed.
+func (ck *checker) commands() {
+	seen := make(map[string]bool)
+	for _, text := range ck.cfg.ExecProviders {
+		name, _, err := provider.ParseCommand(text)
+		switch {
+		case err != nil:
+			ck.addf("%s: a value %w", ck.by(optExecProvider), err) // which one is not said: somebody may have put a secret into it
+		case seen[name]:
+			ck.addf("%s: the name %q is given twice: a pool could not tell which command it means", ck.by(optExecProvider), name)
+		}
+		seen[name] = true
 	}
 }
 

@@ -28,8 +28,10 @@ const (
 	optEtcdUser           = "etcd-user"
 	optEtcdPasswordFile   = "etcd-password-file"
 	optKeysetFile         = "keyset-file"
+	optExecProvider       = "exec-provider"
 	optSessionTTL         = "session-ttl"
 	optShutdownTimeout    = "shutdown-timeout"
+	optAuditRelay         = "audit-relay"
 	optLogFormat          = "log-format"
 	optLogLevel           = "log-level"
 )
@@ -59,6 +61,8 @@ func newOptions(cfg *Config) *options {
 	o.group("Embedded etcd (the default)", embedded(cfg))
 	o.group("External etcd", external(cfg))
 	o.group("Coordination", coordination(cfg))
+	o.group("Keys", keyFlags(cfg))
+	o.group("Audit", auditFlags(cfg))
 	o.group("Log", logFlags(cfg))
 	return o
 }
@@ -114,6 +118,20 @@ func coordination(cfg *Config) *pflag.FlagSet {
 	f.StringVar(&cfg.EtcdPrefix, optEtcdPrefix, cfg.EtcdPrefix, "`PREFIX` of everything rotatord keeps in etcd")
 	f.DurationVar(&cfg.SessionTTL, optSessionTTL, cfg.SessionTTL, "`TIME` after which etcd forgets a replica that died; at least "+minSessionTTL.String())
 	f.DurationVar(&cfg.ShutdownTimeout, optShutdownTimeout, cfg.ShutdownTimeout, "longest `TIME` a graceful stop may take")
+	return f
+}
+
+func keyFlags(cfg *Config) *pflag.FlagSet {
+	f := newGroup()
+	f.Var(&list{to: &cfg.ExecProviders, whole: true}, optExecProvider, "`NAME=COMMAND` that mints and revokes keys for pools with that exec provider; it is\n"+
+		"split at white space, without a shell. May be repeated; the same on all replicas")
+	return f
+}
+
+func auditFlags(cfg *Config) *pflag.FlagSet {
+	f := newGroup()
+	f.StringVar(&cfg.AuditRelay, optAuditRelay, "", "append all audit events as JSON lines to `TARGET`: file: and an absolute path, or stdout;\n"+
+		"one replica at a time does it, at least once for each event. Default: no relay")
 	return f
 }
 
@@ -230,10 +248,17 @@ func (c *choice) String() string { return *c.to }
 func (c *choice) Type() string { return strings.Join(c.allowed, "|") }
 
 // list is a flag with values separated by commas, which may also be repeated.
-type list struct{ to *[]string }
+type list struct {
+	to    *[]string
+	whole bool // a value is one item, commas and all
+}
 
 // Set implements pflag.Value.
 func (l *list) Set(value string) error {
+	if l.whole {
+		*l.to = append(*l.to, value)
+		return nil
+	}
 	for item := range strings.SplitSeq(value, ",") {
 		*l.to = append(*l.to, strings.TrimSpace(item))
 	}

@@ -69,14 +69,14 @@ func TestEverySourceSetsEverything(t *testing.T) {
 		"name": "r1", "listen": "localhost:1", "metrics-listen": "[::1]:2", "insecure-listen": "true", "etcd-prefix": "/x/",
 		"etcd-endpoints": "https://a:2379,https://b:2379", "etcd-cacert": cert, "etcd-cert": cert, "etcd-key": key,
 		"etcd-user": "root", "etcd-password-file": password, "keyset-file": "/k", "session-ttl": "3s", "shutdown-timeout": "4s",
-		"log-format": "json", "log-level": "debug",
+		"log-format": "json", "log-level": "debug", "exec-provider": "a=/bin/mint x,y", "audit-relay": "file:/a",
 	}
 	want := &Config{
 		Name: "r1", Listen: "localhost:1", MetricsListen: "[::1]:2", InsecureListen: true, EtcdPrefix: "/x/",
 		DataDir: "./rotatord-data", EmbeddedEtcdListen: "127.0.0.1:2379",
 		EtcdEndpoints: []string{"https://a:2379", "https://b:2379"}, EtcdCACert: cert, EtcdCert: cert, EtcdKey: key,
 		EtcdUser: "root", EtcdPasswordFile: password, KeysetFile: "/k", SessionTTL: 3 * time.Second, ShutdownTimeout: 4 * time.Second,
-		LogFormat: "json", LogLevel: "debug",
+		LogFormat: "json", LogLevel: "debug", AuditRelay: "file:/a", ExecProviders: []string{"a=/bin/mint x,y"},
 	}
 	var args, environ, lines []string
 	for option, value := range values {
@@ -185,6 +185,8 @@ func TestProblems(t *testing.T) {
 		{args: "--session-ttl", want: []string{"flag needs an argument: --session-ttl; rotatord --help"}},
 		{args: "--session-ttl 5", want: []string{`--session-ttl: "5" is not a duration such as 10s or 1m30s`}},
 		{args: "--session-ttl 1s", want: []string{"--session-ttl: 1s is below 2s, the least that survives an etcd election"}},
+		{args: "--exec-provider " + canary, want: []string{"--exec-provider: a value must be NAME=COMMAND"}},
+		{args: "--exec-provider=a=x --exec-provider=a=y", want: []string{`--exec-provider: the name "a" is given twice`}},
 		{args: "--shutdown-timeout 0s", want: []string{"--shutdown-timeout: 0s is not positive"}},
 		{args: "--insecure-listen=maybe", want: []string{`--insecure-listen: "maybe" is not true or false`}},
 		{args: "--log-format xml --log-level loud", want: []string{

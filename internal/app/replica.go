@@ -19,10 +19,12 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	"github.com/rotatord/rotatord/internal/audit"
 	"github.com/rotatord/rotatord/internal/election"
 	"github.com/rotatord/rotatord/internal/etcdembed"
 	"github.com/rotatord/rotatord/internal/etcdstore"
 	"github.com/rotatord/rotatord/internal/grpcapi"
+	"github.com/rotatord/rotatord/internal/lifecycle"
 	"github.com/rotatord/rotatord/internal/pool"
 	"github.com/rotatord/rotatord/internal/seal"
 	"github.com/rotatord/rotatord/internal/spend"
@@ -47,6 +49,7 @@ type Seams struct {
 	Store       func(pool.Store) pool.Store
 	DialOptions []grpc.DialOption // of the etcd client
 	Budget      time.Duration     // of one rotation
+	Phases      func(*lifecycle.Config)
 }
 
 // etcdAttempt bounds one call to etcd.
@@ -68,10 +71,13 @@ type Replica struct {
 	elector   *election.Elector
 	rotator   *pool.Rotator
 	admin     *pool.Admin
+	phases    *lifecycle.Worker
 	spend     *spend.Checker
 	server    *grpcapi.Server
 	metrics   *prometheus.Registry
 	telemetry *telemetry.Telemetry
+	relay     *audit.Relay // nil without --audit-relay
+	retention *audit.Retention
 	web       *http.Server
 
 	grpcListener, webListener net.Listener
@@ -248,7 +254,8 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 		store = seams.Store(store)
 	}
 	watched := observer{r.telemetry, r.suspectFull}
-	var keyLocks pool.Locks = &locks{elector: r.elector, store: r.store, replica: r.cfg.Name, suspect: r.suspectFull}
+	held := &locks{elector: r.elector, store: r.store, replica: r.cfg.Name, suspect: r.suspectFull}
+	var keyLocks pool.Locks = held
 	known := &upstreams{client: upstream.NewClient(upstream.ClientConfig{})}
 	r.later(func() error { known.client.Close(); return nil })
 	if seams.Locks != nil {
@@ -261,17 +268,21 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 	})
 	r.later(func() error { r.rotator.Close(); return nil })
 	r.admin = pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: r.keys, Replica: r.cfg.Name, Prefix: r.cfg.EtcdPrefix, Observer: watched})
+	r.phases = r.newPhases(store, held, known, seams)
 	r.spend = spend.New(spend.Config{
 		Mirror: r.mirror, Sealer: r.keys, Reader: spend.Upstreams{Client: known.client}, Rotate: r.rotator.Rotate, Record: r.admin.RecordSpend,
 		Observer: r.telemetry, Log: r.log,
 	})
 	queries := pool.NewQueries(pool.QueriesConfig{
-		Mirror: r.mirror, Store: store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
+		Mirror: r.mirror, Store: store, Events: r.store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
 	})
 	r.server, err = grpcapi.NewServer(grpcapi.Config{
 		Rotator: r.rotator, Queries: queries, Admin: &doctor{r.admin, r.store}, Ready: r.Writable, Log: r.log, Registerer: r.metrics,
 	})
 	if err != nil {
+		return err
+	}
+	if err := r.assembleAudit(store); err != nil {
 		return err
 	}
 	r.web = newWeb(webConfig{Ready: r.readyz, Gatherer: r.metrics, Log: r.log})
@@ -290,7 +301,12 @@ func (r *Replica) serve(context.Context, Seams) error {
 	r.work.Go(func() { r.watchLoading(ctx) })
 	r.work.Go(func() { r.watchEmbedded(ctx) })
 	r.work.Go(func() { r.rotator.Fulfil(ctx) })
+	r.work.Go(func() { r.phases.Run(ctx) })
 	r.work.Go(func() { r.telemetry.Run(ctx) })
+	r.work.Go(func() { r.retention.Run(ctx) })
+	if r.relay != nil {
+		r.work.Go(func() { r.relay.Run(ctx) })
+	}
 	r.work.Go(func() { r.lead(ctx, roleSpend, r.spend.Run) })
 	r.work.Go(func() { r.fail("serving gRPC", r.server.Serve(r.grpcListener)) })
 	r.work.Go(func() { r.fail("serving HTTP", r.web.Serve(r.webListener)) })

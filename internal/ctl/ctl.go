@@ -1,6 +1,6 @@
 // Package ctl is the operator's command line, rotatorctl.
 //
-// It promises that every call has a deadline (--timeout); that JSON is the API's own protobuf JSON, the same bytes for
+// It promises that every call has a deadline (--timeout), but for a stream that was asked to go on; that JSON is the API's own protobuf JSON, the same bytes for
 // the same answer; that lists are complete, however many pages they took; that an error says what to do next and is
 // told apart by the exit code; and that a secret is never read from an argument, never part of a table, a log line or
 // an error, and never sent or asked for over an unencrypted connection to another machine unless --insecure says so.
@@ -80,7 +80,7 @@ Environment:
 
 func (c *cli) rootCommand() *cobra.Command {
 	root := group("rotatorctl", "Operate rotatord's pools, keys, bindings and rotations",
-		c.poolCommand(), c.keyCommand(), c.rotateCommand(), c.reportCommand(), c.bindingCommand(), c.rotationCommand(),
+		c.poolCommand(), c.keyCommand(), c.rotateCommand(), c.reportCommand(), c.bindingCommand(), c.rotationCommand(), c.eventsCommand(),
 		c.replicaCommand(), c.importCommand(), c.classifyCommand(), c.doctorCommand(), c.versionCommand())
 	root.Long = rootHelp
 	root.SilenceErrors = true

@@ -33,7 +33,7 @@ type service struct {
 	dir     string
 	replica *app.Replica
 	etcd    *clientv3.Client
-	saved   int64 // revision, by the command `revision save`
+	saved   string // what was in etcd, by the command `revision save`
 }
 
 func (s *service) serve(tb interface{ Fatal(...any) }) (string, func()) {
@@ -162,14 +162,29 @@ func scriptRevision(ts *testscript.TestScript, neg bool, args []string) {
 	s := ts.Value(serverKey{}).(*service)
 	ctx, cancel := context.WithTimeout(context.Background(), stepLimit)
 	defer cancel()
-	answer, err := s.etcd.Get(ctx, "/rotator/")
+	now, err := s.records(ctx)
 	ts.Check(err)
-	switch now := answer.Header.GetRevision(); {
+	switch {
 	case args[0] == "save":
 		s.saved = now
 	case now != s.saved:
-		ts.Fatalf("etcd's revision: want %d as it was, got %d", s.saved, now)
+		ts.Fatalf("etcd was written to; there was\n%s\nand there is\n%s", s.saved, now)
 	}
+}
+
+// records lists all keys with the revisions they were written at, but for what replicas write by themselves as they start.
+func (s *service) records(ctx context.Context) (string, error) {
+	answer, err := s.etcd.Get(ctx, "/rotator/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		return "", err
+	}
+	var keys strings.Builder
+	for _, kv := range answer.Kvs {
+		if !strings.HasPrefix(string(kv.Key), "/rotator/leaders/") {
+			fmt.Fprintf(&keys, "%s at %d\n", kv.Key, kv.ModRevision)
+		}
+	}
+	return keys.String(), nil
 }
 
 // scriptJSON puts a value of the last output into a variable: json NAME FIELD.FIELD...

@@ -372,6 +372,15 @@ func (f *fake) RestoreKey(_ context.Context, q *pb.RestoreKeyRequest) (*pb.Resto
 	return &pb.RestoreKeyResponse{Key: shown(k, false), Revision: k.GetRevision()}, nil
 }
 
+func (f *fake) RetryKey(_ context.Context, q *pb.RetryKeyRequest) (*pb.RetryKeyResponse, error) {
+	k, err := f.key(q.GetPool(), q.GetKeyId())
+	if err != nil {
+		return nil, err
+	}
+	k.Phase, k.Problem, k.Revision = pb.KeyPhase_KEY_PHASE_PLANNED, "", f.next()
+	return &pb.RetryKeyResponse{Key: shown(k, false), Revision: k.GetRevision()}, nil
+}
+
 func (f *fake) DisableKey(_ context.Context, q *pb.DisableKeyRequest) (*pb.DisableKeyResponse, error) {
 	k, err := f.key(q.GetPool(), q.GetKeyId())
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,9 +14,9 @@ import (
 )
 
 func (c *cli) keyCommand() *cobra.Command {
-	return group("key", "Add, import, show, remove, restore, enable and disable keys",
+	return group("key", "Add, import, show, remove, restore, retry, enable and disable keys",
 		c.keyAddCommand(), c.keyImportCommand(), c.keyListCommand(), c.keyGetCommand(), c.keyRemoveCommand(),
-		c.keyRestoreCommand(), c.keyEnableCommand(), c.keyDisableCommand())
+		c.keyRestoreCommand(), c.keyRetryCommand(), c.keyEnableCommand(), c.keyDisableCommand())
 }
 
 func (c *cli) keyAddCommand() *cobra.Command {
@@ -192,6 +193,28 @@ var keyStates = map[string]*rotatorv1.ListKeysRequest{
 	"backup":  {Home: rotatorv1.KeyHome_KEY_HOME_BACKUP},
 	"retired": {Home: rotatorv1.KeyHome_KEY_HOME_RETIRED},
 	"pending": {PendingOnly: true},
+
+	"preparing": {Home: rotatorv1.KeyHome_KEY_HOME_PREPARING},
+	"failed":    {Home: rotatorv1.KeyHome_KEY_HOME_PREPARING},
+	"orphaned":  {Home: rotatorv1.KeyHome_KEY_HOME_RETIRED},
+}
+
+// keyStateNames are the states in the order of a key's life.
+var keyStateNames = []string{"preparing", "failed", "backup", "active", "pending", "retired", "orphaned"}
+
+// statePhase is the phase that a state means among the keys of its home; the service lists by home.
+var statePhase = map[string]rotatorv1.KeyPhase{
+	"failed":   rotatorv1.KeyPhase_KEY_PHASE_FAILED,
+	"orphaned": rotatorv1.KeyPhase_KEY_PHASE_ORPHANED,
+}
+
+// inState keeps the keys that are in a state.
+func inState(keys []*rotatorv1.Key, state string) []*rotatorv1.Key {
+	phase, narrower := statePhase[state]
+	if !narrower {
+		return keys
+	}
+	return slices.DeleteFunc(keys, func(k *rotatorv1.Key) bool { return k.GetPhase() != phase })
 }
 
 func (c *cli) keyListCommand() *cobra.Command {
@@ -203,18 +226,20 @@ func (c *cli) keyListCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			filter, ok := keyStates[state]
 			if !ok {
-				return usagef("--state is %q; it can be active, backup, retired or pending", state)
+				last := len(keyStateNames) - 1
+				return usagef("--state is %q; it can be %s or %s", state, strings.Join(keyStateNames[:last], ", "), keyStateNames[last])
 			}
 			answer, err := c.listKeys(cmd.Context(), args[0], filter.GetHome(), filter.GetPendingOnly())
 			if err != nil {
 				return err
 			}
+			answer.Keys = inState(answer.GetKeys(), state)
 			return c.print(answer, func(w io.Writer) { c.keyTable(w, answer.GetKeys()) })
 		},
 		ValidArgsFunction: completeArgs(false, c.suggestPools),
 	}
-	cmd.Flags().StringVar(&state, "state", "", "only keys that are `active|backup|retired|pending`")
-	completeFlag(cmd, "state", "active", "backup", "retired", "pending")
+	cmd.Flags().StringVar(&state, "state", "", "only keys that are `"+strings.Join(keyStateNames, "|")+"`")
+	completeFlag(cmd, "state", keyStateNames...)
 	return cmd
 }
 
@@ -298,6 +323,8 @@ func (c *cli) describeKey(w io.Writer, k *rotatorv1.Key) {
 	field(w, "Replaced by:", k.GetReplacedBy())
 	field(w, "Added:", at(k.GetAddedAt()))
 	field(w, "Retired:", at(k.GetRetiredAt()))
+	field(w, "Problem:", oneLine(k.GetProblem()))
+	field(w, "Next try:", at(k.GetNextTryAt()))
 	field(w, "Revision:", number(k.GetRevision()))
 }
 
@@ -338,6 +365,25 @@ func (c *cli) keyRestoreCommand() *cobra.Command {
 			return c.print(answer, func(w io.Writer) { c.keyIsNow(w, args, answer.GetKey(), answer.GetRevision()) })
 		},
 		ValidArgsFunction: completeArgs(false, c.suggestPools, c.suggestKeys(rotatorv1.KeyHome_KEY_HOME_RETIRED)),
+	}
+}
+
+func (c *cli) keyRetryCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "retry POOL ID",
+		Short: "Try again what was given up: preparing a failed key, or revoking an orphaned one",
+		Long: "Try again what was given up: preparing a key that failed, or revoking a retired key that is orphaned.\n\n" +
+			"What became of the last try is found out first: nothing is minted or revoked twice.",
+		Args: exactly("POOL", "ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			request := &rotatorv1.RetryKeyRequest{Pool: args[0], KeyId: args[1]}
+			answer, err := ask(cmd.Context(), c, c.admin, rotatorv1.AdminServiceClient.RetryKey, request)
+			if err != nil {
+				return err
+			}
+			return c.print(answer, func(w io.Writer) { c.keyIsNow(w, args, answer.GetKey(), answer.GetRevision()) })
+		},
+		ValidArgsFunction: completeArgs(false, c.suggestPools, c.suggestKeys(0)),
 	}
 }
 

@@ -146,7 +146,12 @@ func phase(p rotatorv1.KeyPhase) string      { return word(p, "KEY_PHASE_") }
 
 // status says what a key is worth now: a cool-down that has passed counts as healthy, and a rotation that waits for
 // stock is marked.
+//
+// A key that is neither in service nor in stock has a phase instead.
 func (c *cli) status(key *rotatorv1.Key) string {
+	if p := key.GetPhase(); p != rotatorv1.KeyPhase_KEY_PHASE_UNSPECIFIED && p != rotatorv1.KeyPhase_KEY_PHASE_RETIRED {
+		return word(p, "KEY_PHASE_")
+	}
 	text := keyStatus(key.GetStatus())
 	if until := key.GetStatusUntil(); until != nil {
 		if until.AsTime().After(c.sys.Now()) {

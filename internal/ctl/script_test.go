@@ -34,7 +34,7 @@ func TestScripts(t *testing.T) {
 		"fail":     scriptFail,
 		"exit":     scriptExit,
 		"finding":  scriptFinding,
-		"incident": scriptIncident,
+		"incident": scriptIncident, "phase": scriptPhase,
 	})
 }
 
@@ -120,4 +120,16 @@ func scriptIncident(ts *testscript.TestScript, neg bool, args []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.pools[args[0]].Incident = &pb.Incident{Keys: 7, Since: longAgo, Until: timestamppb.New(time.Now().Add(time.Hour))}
+}
+
+// scriptPhase puts a key into preparation: phase POOL KEY PHASE PROBLEM.
+func scriptPhase(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: phase POOL KEY PHASE PROBLEM")
+	}
+	f := ts.Value(serverKey{}).(*fake)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	k := f.keys[args[0]+"/"+args[1]]
+	k.Home, k.Phase, k.Problem = pb.KeyHome_KEY_HOME_PREPARING, pb.KeyPhase(pb.KeyPhase_value["KEY_PHASE_"+args[2]]), args[3]
 }

@@ -36,6 +36,10 @@ var rules = []struct {
 		"what an answer means for a key depends on the answer alone, so that it can be told without a server"},
 	{"./internal/app", []string{"./internal/upstream/upstreamtest"},
 		"the fake upstream is for tests and the demo, not for what users run"},
+	{"./internal/lifecycle", []string{"go.etcd.io/", "google.golang.org/", "./proto/", "net/http", "os/exec"},
+		"phases decide and write; who asks an upstream, and how, is not theirs"},
+	{"./internal/provider", []string{"go.etcd.io/", "google.golang.org/grpc", "./internal/lifecycle"},
+		"a provider makes calls; when, and what for, is decided elsewhere"},
 	{"./internal/spend", []string{"go.etcd.io/", "google.golang.org/", "./proto/"},
 		"whose turn it is to check, and what becomes of a rotation, is decided elsewhere"},
 	{"./internal/etcdembed", []string{"./internal/"},
@@ -53,10 +57,12 @@ var neighbours = map[string][]string{
 	"./internal/app":   {"./internal/"},         // the wiring
 	"./internal/ctl":   {"./internal/upstream"}, // explains a verdict without a server
 	"./internal/spend": {"./internal/upstream"}, // reads what upstreams say
+
+	"./internal/provider": {"./internal/upstream"}, // asks LiteLLM
 }
 
 // common is what every package of internal/ may import.
-var common = []string{"./internal/pool", "./internal/specpb", "./internal/version"}
+var common = []string{"./internal/pool", "./internal/specpb", "./internal/cloudevent", "./internal/version"}
 
 func TestForbiddenImports(t *testing.T) {
 	g := load(t)

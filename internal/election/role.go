@@ -18,7 +18,8 @@ const (
 	// roleCheck is how often a leader looks whether its candidacy is still the first one.
 	roleCheck = 2 * time.Second
 	// roleWatch is how long a candidate believes in one watch of the candidate before it: it may hang with its member.
-	roleWatch = 4 * time.Second
+	// To look again costs a raft entry, so it is not done often; a watch that is well tells at once.
+	roleWatch = 10 * time.Second
 	// rolePause is how long a candidate waits before it tries again; with jitter, and up to eight times as long.
 	rolePause = 100 * time.Millisecond
 )

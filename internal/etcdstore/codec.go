@@ -327,7 +327,15 @@ func readRetired(ref pool.Ref, v pool.Version, m *storagev1.Retired) (pool.Recor
 	return &pool.Retired{Version: v, Pool: ref.Pool, Key: ref.Name, Phase: phase, Slot: m.Slot, Generation: m.Generation, ReplacedBy: m.ReplacedBy,
 			Sealed: sealed(m.Sealed), Labels: labels(m.Labels), AddedAt: toTime(m.AddedAt), RetiredAt: toTime(m.RetiredAt), SpendUSD: m.SpendUsd,
 			Work: work(m.Work)},
-		errors.Join(checkName("slot", m.Slot), checkName("replacedBy", m.ReplacedBy), checkGeneration(m.Generation))
+		checkLastLife(m)
+}
+
+// checkLastLife: a retired key names its last life, unless it was given up in preparation and never had one.
+func checkLastLife(m *storagev1.Retired) error {
+	if m.Slot == "" && m.ReplacedBy == "" && m.Generation == 0 && m.Phase != storagev1.RetiredPhase_RETIRED_PHASE_RETIRED {
+		return nil
+	}
+	return errors.Join(checkName("slot", m.Slot), checkName("replacedBy", m.ReplacedBy), checkGeneration(m.Generation))
 }
 
 func readRotation(ref pool.Ref, v pool.Version, m *storagev1.Rotation) (pool.Record, error) {
@@ -362,8 +370,12 @@ func readFingerprint(ref pool.Ref, v pool.Version, m *storagev1.Fingerprint) (po
 }
 
 func readLock(ref pool.Ref, v pool.Version, lease int64, m *storagev1.Lock) (pool.Record, error) {
-	return &pool.Lock{Version: v, Life: lifeOf(ref, m.Generation), Holder: m.Holder, Campaign: m.Campaign, Stage: m.Stage,
-		BusyUntil: toTime(m.BusyUntil), Lease: lease}, checkGeneration(m.Generation)
+	l := &pool.Lock{Version: v, Life: lifeOf(ref, m.Generation), Holder: m.Holder, Campaign: m.Campaign, Stage: m.Stage,
+		BusyUntil: toTime(m.BusyUntil), Lease: lease}
+	if m.Generation == 0 && m.Stage != pool.StageRotate { // of a key that was never in service
+		return l, nil
+	}
+	return l, checkGeneration(m.Generation)
 }
 
 func readReplica(ref pool.Ref, v pool.Version, lease int64, m *storagev1.Replica) (pool.Record, error) {

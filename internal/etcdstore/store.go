@@ -42,6 +42,8 @@ type Store struct {
 	attempt   time.Duration
 	schemas   *schemas
 	newest    atomic.Int64 // see Revision
+
+	eventKeysPage, eventsKept int // see the constants of these names
 }
 
 var _ pool.Store = (*Store)(nil)
@@ -50,7 +52,7 @@ var _ pool.Store = (*Store)(nil)
 // writes that could not even be sent.
 func New(client *clientv3.Client, opts Options) *Store {
 	s := &Store{client: client, layout: opts.Layout, source: "rotatord/" + opts.Replica, attempt: opts.AttemptTimeout, committer: opts.Committer,
-		schemas: newSchemas(opts.Replica, opts.Mirror, pool.Schema)}
+		schemas: newSchemas(opts.Replica, opts.Mirror, pool.Schema), eventKeysPage: eventKeysPage, eventsKept: eventsKept}
 	if s.layout.Prefix == "" {
 		s.layout.Prefix = DefaultPrefix
 	}

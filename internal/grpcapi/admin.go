@@ -150,6 +150,14 @@ func (s *adminService) RestoreKey(ctx context.Context, req *v1.RestoreKeyRequest
 	return &v1.RestoreKeyResponse{Key: keyTo(&key), Revision: revision}, nil
 }
 
+func (s *adminService) RetryKey(ctx context.Context, req *v1.RetryKeyRequest) (*v1.RetryKeyResponse, error) {
+	key, revision, err := s.admin.RetryKey(ctx, req.GetPool(), req.GetKeyId())
+	if err != nil {
+		return nil, err
+	}
+	return &v1.RetryKeyResponse{Key: keyTo(&key), Revision: revision}, nil
+}
+
 // DisableKey and EnableKey cancel a rotation that waits, so their keys have none.
 
 func (s *adminService) DisableKey(ctx context.Context, req *v1.DisableKeyRequest) (*v1.DisableKeyResponse, error) {

@@ -42,6 +42,7 @@ var badInput = map[string]struct{ empty, all []string }{
 	v1.RotationService_ListRotations_FullMethodName: {
 		[]string{"pool"}, []string{"pool", "key_id", "page_size", "page_token", "min_revision"},
 	},
+	v1.RotationService_WatchEvents_FullMethodName:    {nil, []string{"pool", "from_revision", "after_id"}},
 	v1.KeyService_GetKeys_FullMethodName:             {[]string{"pool"}, []string{"pool", "proxy_id", "min_revision"}},
 	v1.AdminService_CreatePool_FullMethodName:        {[]string{"name"}, append([]string{"name"}, badSpec...)},
 	v1.AdminService_GetPool_FullMethodName:           {[]string{"name"}, []string{"name", "min_revision"}},
@@ -60,6 +61,7 @@ var badInput = map[string]struct{ empty, all []string }{
 	v1.AdminService_DisableKey_FullMethodName:        {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
 	v1.AdminService_EnableKey_FullMethodName:         {[]string{"pool", "key_id"}, []string{"pool", "key_id", "reason"}},
 	v1.AdminService_SetBinding_FullMethodName:        {[]string{"pool", "proxy_id", "slots"}, []string{"pool", "proxy_id", "slots[0].slot", "slots[0].priority"}},
+	v1.AdminService_RetryKey_FullMethodName:          {[]string{"pool", "key_id"}, []string{"pool", "key_id"}},
 	v1.AdminService_RemoveBinding_FullMethodName: {
 		[]string{"pool", "proxy_id"}, []string{"pool", "proxy_id"},
 	},

@@ -23,6 +23,7 @@ type Queries interface {
 	GetRotation(ctx context.Context, req pool.RotationQuery) (*pool.Rotation, int64, error)
 	ListRotations(ctx context.Context, poolName, key string, page pool.PageRequest) (*pool.Page[*pool.Rotation], error)
 	ListReplicas(ctx context.Context, minRevision int64) ([]*pool.Replica, int64, error)
+	WatchEvents(ctx context.Context, req pool.EventsQuery, deliver func(pool.EventBatch) error) error
 	Describe(a *pool.Active, includeSecret bool) (pool.KeyInfo, error)
 	WithCounts(p *pool.Pool) pool.PoolInfo
 }
@@ -34,6 +35,7 @@ type Admin interface {
 	UpdatePool(ctx context.Context, name string, spec pool.Spec, ifRevision int64) (*pool.Pool, int64, error)
 	PausePool(ctx context.Context, name string) (*pool.Pool, int64, error)
 	ResumePool(ctx context.Context, name string) (*pool.Pool, int64, error)
+	RetryKey(ctx context.Context, poolName, key string) (pool.KeyInfo, int64, error)
 	EndIncident(ctx context.Context, name string) (*pool.Pool, int64, error)
 	SetPoolCredential(ctx context.Context, name string, secret pool.Secret) (*pool.Pool, int64, error)
 	DeletePool(ctx context.Context, name string, force bool) (int64, error)

@@ -109,14 +109,44 @@ func (c *calls) survive(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	return handler(ctx, req)
 }
 
-// stream is around streams, which are those of health and reflection. They end when the server begins to stop: one who
-// watches health would otherwise hold it up for as long as it may take. Panics are survived here too.
-func (c *calls) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+// streams lists the interceptors of streams, outermost first. Streams have no bound of their own; they end when the server
+// begins to stop: one who watches health would otherwise hold it up for as long as it may take.
+func (c *calls) streams() []grpc.StreamServerInterceptor {
+	return []grpc.StreamServerInterceptor{c.observeStream, c.tellStream, c.surviveStream, c.endStream}
+}
+
+func (c *calls) observeStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	began := time.Now()
+	err := handler(srv, stream)
+	c.metrics.streamed(info.FullMethod, status.Code(err))
+	c.record(stream.Context(), info.FullMethod, err, time.Since(began))
+	return err
+}
+
+// tellStream is tell for streams.
+func (c *calls) tellStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	err := handler(srv, stream)
+	if err == nil {
+		return nil
+	}
+	m, ours := methods[info.FullMethod]
+	var p *panicked
+	if !ours && !errors.As(err, &p) {
+		return err
+	}
+	return translate(stream.Context(), m, err)
+}
+
+func (c *calls) surviveStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = translate(stream.Context(), read, c.caught(stream.Context(), info.FullMethod, v))
+			err = c.caught(stream.Context(), info.FullMethod, v)
 		}
 	}()
+	return handler(srv, stream)
+}
+
+func (c *calls) endStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	defer context.AfterFunc(c.stopping, cancel)()

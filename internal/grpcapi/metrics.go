@@ -32,6 +32,11 @@ func newMetrics(to prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
+// streamed counts a stream that has ended. How long it was open says nothing.
+func (m *metrics) streamed(method string, code codes.Code) {
+	m.requests.WithLabelValues(method, code.String()).Inc()
+}
+
 func (m *metrics) observe(method string, code codes.Code, took time.Duration) {
 	m.requests.WithLabelValues(method, code.String()).Inc()
 	m.duration.WithLabelValues(method).Observe(took.Seconds())

@@ -11,6 +11,7 @@ type rotationService struct {
 	v1.UnimplementedRotationServiceServer
 	rotator Rotator
 	queries Queries
+	streams chan struct{} // holds something for each stream of events
 }
 
 func (s *rotationService) RotateKey(ctx context.Context, req *v1.RotateKeyRequest) (*v1.RotateKeyResponse, error) {

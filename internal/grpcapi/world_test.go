@@ -3,6 +3,7 @@ package grpcapi
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -66,7 +67,7 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 	t.Cleanup(rotator.Close)
 	cfg := Config{
 		Rotator: rotator,
-		Queries: pool.NewQueries(pool.QueriesConfig{Mirror: mirror, Store: w.store, Sealer: sealer, Now: time.Now}),
+		Queries: pool.NewQueries(pool.QueriesConfig{Mirror: mirror, Store: w.store, Events: w.store, Sealer: sealer, Now: time.Now}),
 		Admin:   pool.NewAdmin(pool.AdminConfig{Store: w.store, Sealer: sealer, Replica: "r1"}),
 		Ready: func() error {
 			if r := w.ready.Load(); r != nil {
@@ -110,10 +111,23 @@ func (w *world) serve(t *testing.T) {
 	t.Cleanup(func() { _ = w.conn.Close() })
 }
 
-// call makes a call by its full method name.
+// call makes a call by its full method name. Of a stream it takes the first message.
 func (w *world) call(ctx context.Context, name string, req proto.Message) (proto.Message, error) {
-	resp := newMessage(descriptorOf(name).Output())
-	return resp, w.conn.Invoke(ctx, name, req, resp)
+	method := descriptorOf(name)
+	resp := newMessage(method.Output())
+	if !method.IsStreamingServer() {
+		return resp, w.conn.Invoke(ctx, name, req, resp)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := w.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(stream.SendMsg(req), stream.CloseSend()); err != nil {
+		return nil, err
+	}
+	return resp, stream.RecvMsg(resp)
 }
 
 // descriptorOf finds an rpc of the contract by its full method name.

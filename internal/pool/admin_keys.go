@@ -204,7 +204,7 @@ func (ad *addition) refs() []Ref {
 
 // homeRefs are the places a key can be in.
 func homeRefs(pool, key string) []Ref {
-	return []Ref{ActiveRef(pool, key), BackupRef(pool, key), RetiredRef(pool, key)}
+	return []Ref{ActiveRef(pool, key), BackupRef(pool, key), RetiredRef(pool, key), PreparationRef(pool, key)}
 }
 
 // addKey adds one key and sets its answer.
@@ -288,7 +288,7 @@ func (ad *addition) foundID(home Home, sealed Sealed) *Added {
 	}
 }
 
-var homeText = map[Home]string{HomeActive: "in service", HomeBackup: "in stock", HomeRetired: "retired"}
+var homeText = map[Home]string{HomeActive: "in service", HomeBackup: "in stock", HomeRetired: "retired", HomePreparing: "being prepared"}
 
 // whereIs says in which of its homes a key is, and its sealed secret if the record can be read.
 func whereIs(st *State, homes ...Ref) (Home, Sealed) {
@@ -300,7 +300,7 @@ func whereIs(st *State, homes ...Ref) (Home, Sealed) {
 	return HomeNone, Sealed{}
 }
 
-var homeOf = map[Kind]Home{KindActive: HomeActive, KindBackup: HomeBackup, KindRetired: HomeRetired}
+var homeOf = map[Kind]Home{KindActive: HomeActive, KindBackup: HomeBackup, KindRetired: HomeRetired, KindPreparation: HomePreparing}
 
 func sealedIn(rec Record) Sealed {
 	switch rec := rec.(type) {
@@ -309,6 +309,8 @@ func sealedIn(rec Record) Sealed {
 	case *Backup:
 		return rec.Sealed
 	case *Retired:
+		return rec.Sealed
+	case *Preparation:
 		return rec.Sealed
 	}
 	return Sealed{}
@@ -464,7 +466,7 @@ func notIn(st *State, pool, key string, want Home) error {
 // restoreTxn moves the record. A crash before it leaves the key retired, after it in stock; it is never in both or none.
 func (a *Admin) restoreTxn(p *Pool, old *Retired, next *Backup) *Txn {
 	t := &Txn{
-		If:     []Guard{Same(p), Same(old), Absent(ActiveRef(p.Name, old.Key)), Absent(next.Ref())},
+		If:     append(AtHome(old), Same(p)),
 		Put:    []Record{next},
 		Delete: []Ref{old.Ref()},
 		Event:  a.event(EventKeyRestored, p.Name, "keys/"+old.Key),

@@ -254,7 +254,7 @@ func (a *Admin) checkEmpty(ctx context.Context, name, remedy string) error {
 	for _, c := range [...]struct {
 		kind Kind
 		what string
-	}{{KindActive, "active keys"}, {KindBackup, "backups"}, {KindPending, "waiting rotations"}, {KindBinding, "bindings"}} {
+	}{{KindActive, "active keys"}, {KindBackup, "backups"}, {KindPreparation, "keys in preparation"}, {KindPending, "waiting rotations"}, {KindBinding, "bindings"}} {
 		recs, _, err := a.Store.List(ctx, c.kind, name, 0)
 		if err != nil {
 			return err

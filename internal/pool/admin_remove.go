@@ -57,6 +57,8 @@ func (a *Admin) removeOnce(ctx context.Context, pool, key string, unbind bool) (
 		revision, err = a.removeStored(ctx, BackupRef(pool, key), home, sealed)
 	case HomeRetired:
 		revision, err = a.removeStored(ctx, RetiredRef(pool, key), home, sealed)
+	case HomePreparing:
+		revision, err = a.removePreparing(ctx, pool, key)
 	default:
 		err = noSuchKey(pool, key)
 	}
@@ -88,6 +90,9 @@ func (a *Admin) removeStored(ctx context.Context, ref Ref, home Home, sealed Sea
 		t := &Txn{If: []Guard{Same(p), Same(rec)}, Delete: []Ref{ref}, Event: a.event(EventKeyRemoved, ref.Pool, "keys/"+ref.Name)}
 		t.Delete = append(t.Delete, claimOf(st, claim, ref.Name)...)
 		t.Event.Key, t.Event.Home = ref.Name, home
+		if r, ok := rec.(*Retired); ok {
+			t.Event.Slot, t.Event.Generation = r.Slot, r.Generation
+		}
 		return t, nil
 	})
 }

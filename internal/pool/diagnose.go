@@ -138,10 +138,12 @@ func (c *checker) all() {
 		c.locks(name, p)
 		c.stock(name, p)
 		c.statuses(name, p)
+		c.givenUp(name, p)
 		c.bound(name, p)
 	}
 	c.sharedSecrets()
 	c.replicas()
+	c.relays()
 }
 
 func (c *checker) report(revision int64) *Report {
@@ -228,7 +230,7 @@ func (c *checker) orphans() {
 	count := make(map[string]int)
 	for name, p := range c.snap.Pools {
 		if p.Pool == nil {
-			count[name] += len(p.Slots) + len(p.Active) + len(p.Backup) + len(p.Retired) + len(p.Rotations) + len(p.Pending) + len(p.Bindings)
+			count[name] += len(p.Slots) + len(p.Active) + len(p.Backup) + len(p.Retired) + len(p.Rotations) + len(p.Pending) + len(p.Bindings) + len(p.Preparing)
 		}
 	}
 	for name, claims := range c.claims {
@@ -258,6 +260,15 @@ func (c *checker) homes(p *PoolState) {
 	for key, b := range p.Backup {
 		if r := p.Retired[key]; r != nil && p.Active[key] == nil {
 			c.twoHomes(b, r)
+		}
+	}
+	for key, prep := range p.Preparing {
+		if a, b, r := p.Active[key], p.Backup[key], p.Retired[key]; a != nil {
+			c.twoHomes(a, prep)
+		} else if b != nil {
+			c.twoHomes(b, prep)
+		} else if r != nil {
+			c.twoHomes(r, prep)
 		}
 	}
 }
@@ -350,7 +361,7 @@ func (c *checker) fingerprints(name string, p *PoolState) {
 func (c *checker) claimed(name string, rec Record, sealed Sealed) {
 	ref := rec.Ref()
 	if sealed.IsZero() {
-		if ref.Kind != KindRetired {
+		if ref.Kind != KindRetired && ref.Kind != KindPreparation {
 			c.find(SeverityError, "secret-missing", c.name(ref), fmt.Sprintf("rotatorctl key remove %s %s", name, ref.Name), "key %q has no secret", ref.Name)
 		}
 		return
@@ -381,6 +392,9 @@ func (c *checker) backed(p *PoolState, fp *Fingerprint) (backed bool) {
 	if r := p.Retired[fp.Key]; r != nil {
 		backed = backed || match(r.Sealed)
 	}
+	if prep := p.Preparing[fp.Key]; prep != nil {
+		backed = backed || match(prep.Sealed)
+	}
 	return backed
 }
 
@@ -394,6 +408,9 @@ func (c *checker) eachKey(p *PoolState, fn func(Record, Sealed)) {
 	}
 	for _, r := range p.Retired {
 		fn(r, r.Sealed)
+	}
+	for _, prep := range p.Preparing {
+		fn(prep, prep.Sealed)
 	}
 }
 
@@ -459,7 +476,7 @@ func (c *checker) pending(name string, p *PoolState) {
 	}
 }
 
-// locks: each is about a life in service and belongs to a replica that is there.
+// locks: each is about a life in service, or a key that is prepared or retired, and belongs to a replica that is there.
 func (c *checker) locks(name string, p *PoolState) {
 	for key, l := range p.Locks {
 		a := p.Active[key]
@@ -467,6 +484,7 @@ func (c *checker) locks(name string, p *PoolState) {
 		case c.snap.Replicas[l.Holder] == nil && !c.thereUnread(ReplicaRef(l.Holder)):
 			c.find(SeverityWarning, "ghost-lock", c.name(l.Ref()), c.etcdctl("get", l.Ref())+" # it goes with its lease; others take it over meanwhile",
 				"the lock of key %q is held by %q, which has no session", key, l.Holder)
+		case l.errand() && (p.Retired[key] != nil || p.Preparing[key] != nil):
 		case (a == nil || a.CreateRevision != l.Generation) && !c.thereUnread(ActiveRef(name, key)):
 			c.find(SeverityWarning, "ghost-lock", c.name(l.Ref()), c.etcdctl("del", l.Ref()), "the lock of key %q is about a life that is over", key)
 		}
@@ -484,6 +502,10 @@ func (c *checker) stock(name string, p *PoolState) {
 		c.find(SeverityWarning, "stock-empty", subject, remedy, "pool %q has no backups: a key that fails is not replaced", name)
 	case n > p.Stock.Len()*lowStock:
 		c.find(SeverityNotice, "stock-low", subject, remedy, "pool %q has %d backups for %d active keys", name, p.Stock.Len(), n)
+	}
+	if policy := p.Pool.Spec.Stock; policy != nil && p.Stock.Len() < policy.Min {
+		c.find(SeverityWarning, "stock-below-min", subject, fmt.Sprintf("rotatorctl key list %s --state preparing # says what holds it up", name),
+			"pool %q has %d backups, at least %d are wanted; %d keys are in preparation", name, p.Stock.Len(), policy.Min, len(p.Preparing))
 	}
 	if p.Pool.Paused {
 		c.find(SeverityNotice, "pool-paused", subject, "rotatorctl pool resume "+name, "pool %q is paused: nothing is rotated", name)
@@ -511,6 +533,29 @@ func (c *checker) statuses(name string, p *PoolState) {
 			c.find(SeverityNotice, "key-disabled", c.name(a.Ref()), fmt.Sprintf("rotatorctl key enable %s %s", name, key), "key %q is disabled", key)
 		}
 	}
+}
+
+// givenUp: what nobody tries any more until somebody says so.
+func (c *checker) givenUp(name string, p *PoolState) {
+	for key, prep := range p.Preparing {
+		if prep.Phase == PhaseFailed {
+			c.find(SeverityWarning, "key-failed", c.name(prep.Ref()), fmt.Sprintf("rotatorctl key retry %s %s # or rotatorctl key remove %s %s", name, key, name, key),
+				"key %q was not minted or did not work: %s", key, prep.Work.problem())
+		}
+	}
+	for key, r := range p.Retired {
+		if r.Phase == PhaseOrphaned {
+			c.find(SeverityWarning, "key-orphaned", c.name(r.Ref()), fmt.Sprintf("rotatorctl key retry %s %s # or revoke it at the upstream and remove it here", name, key),
+				"key %q may still be alive at the upstream: %s", key, r.Work.problem())
+		}
+	}
+}
+
+func (w *Work) problem() string {
+	if w == nil || w.Problem == "" {
+		return "it is not on record why"
+	}
+	return w.Problem
 }
 
 // deleting: what is left of a pool that is on its way out. It owes no invariant but those of its bindings and homes.
@@ -550,6 +595,19 @@ func (c *checker) sharedSecrets() {
 func (c *checker) replicas() {
 	if len(c.snap.Replicas) == 0 && !c.unreadIn("", KindReplica) {
 		c.find(SeverityWarning, "no-replica", c.prefix+string(KindReplica), "rotatorctl replica list", "no replica has a session: nothing is rotated")
+	}
+}
+
+// RelayGone is how long ago a relay must have been heard of to count as switched off: one that works says so every hour.
+const RelayGone = 24 * time.Hour
+
+// relays: whoever is on record is at work. Old events are kept until all have passed them.
+func (c *checker) relays() {
+	for _, r := range c.snap.Relays {
+		if age := c.now.Sub(r.UpdatedAt); age > RelayGone {
+			c.find(SeverityWarning, "relay-gone", c.name(r.Ref()), c.etcdctl("del", r.Ref())+" # if it was switched off for good; else start a replica with its --audit-relay",
+				"relay %q was last heard of at %s; events and rotations after revision %d are kept until it has passed them", r.Name, r.UpdatedAt.UTC().Format(time.RFC3339), r.Revision)
+		}
 	}
 }
 

@@ -149,3 +149,13 @@ func CheckStatus(s Status, until time.Time) string {
 	}
 	return ""
 }
+
+// Printable is text without what CheckText refuses: what is no UTF-8, and control characters.
+func Printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\t' && r != '\n' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+}

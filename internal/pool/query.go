@@ -15,10 +15,11 @@ const (
 	maxLooks       = 5                       // how often a read looks again because the store had what the mirror had not
 )
 
-// QueriesConfig is what Queries needs. All but Progress are required.
+// QueriesConfig is what Queries needs. All but Progress are required; Events only for WatchEvents.
 type QueriesConfig struct {
 	Mirror *Mirror
 	Store  Store
+	Events EventLog
 	Sealer Sealer
 	Now    func() time.Time
 	// Progress asks the watch that feeds the mirror to say which revision it is at. It must not block.
@@ -35,6 +36,7 @@ type QueriesConfig struct {
 type Queries struct {
 	mirror   *Mirror
 	store    Store
+	events   EventLog
 	sealer   Sealer
 	now      func() time.Time
 	progress func()
@@ -42,7 +44,7 @@ type Queries struct {
 
 // NewQueries returns the reads over a mirror and the store it mirrors.
 func NewQueries(c QueriesConfig) *Queries {
-	q := &Queries{mirror: c.Mirror, store: c.Store, sealer: c.Sealer, now: c.Now, progress: c.Progress}
+	q := &Queries{mirror: c.Mirror, store: c.Store, events: c.Events, sealer: c.Sealer, now: c.Now, progress: c.Progress}
 	if q.progress == nil {
 		q.progress = func() {}
 	}

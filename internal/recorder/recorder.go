@@ -431,11 +431,31 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 			c.note(kind, key, e.Kv)
 		}
 		c.kinds[kind] = append(c.kinds[kind], pool+"/"+name)
-		if !transient(kind) && kind != "events" && !(kind == "active" && onlySpend(was, r.records[key])) {
+		if !transient(kind) && kind != "events" && kind != "relays" && !noTransition(kind, name, was, r.records[key]) {
 			c.durable++
 		}
 	}
 	return c
+}
+
+// noTransition reports whether a change leaves what the record says of its key as it was.
+func noTransition(kind, name string, was, is record) bool {
+	return kind == "active" && onlySpend(was, is) || anotherTry(kind, name, was, is)
+}
+
+// anotherTry reports whether a change is no transition: a phase that is tried again for the same generation, or the end of
+// the mark on a pool whose stock was low.
+func anotherTry(kind, name string, was, is record) bool {
+	if kind == "tokens" {
+		return name == "stock-low" && is.fields == nil
+	}
+	return (kind == "stock" || kind == "retired") && was.fields != nil && is.fields != nil &&
+		was.fields["phase"] == is.fields["phase"] && generationOf(was) == generationOf(is)
+}
+
+func generationOf(r record) any {
+	work, _ := r.fields["work"].(map[string]any)
+	return work["generation"]
 }
 
 // onlySpend reports whether a record was written for what is known of a key's spend. That is no transition: nothing about
@@ -445,7 +465,7 @@ func onlySpend(was, is record) bool {
 		return false
 	}
 	was.fields, is.fields = maps.Clone(was.fields), maps.Clone(is.fields)
-	for _, name := range []string{"spendUsd", "budgetUsd", "spendAt", "schema"} {
+	for _, name := range []string{"spendUsd", "budgetUsd", "spendAt"} {
 		delete(was.fields, name)
 		delete(is.fields, name)
 	}
@@ -530,9 +550,9 @@ func (r *Recorder) checkCounts(c *changes) {
 // checkHomes: a key id has one home.
 func (r *Recorder) checkHomes(c *changes) {
 	looked := make(map[string]bool)
-	for _, key := range slices.Concat(c.kinds["active"], c.kinds["backup"], c.kinds["retired"]) {
+	for _, key := range slices.Concat(c.kinds["active"], c.kinds["backup"], c.kinds["retired"], c.kinds["stock"]) {
 		var homes []string
-		for _, kind := range []string{"active", "backup", "retired"} {
+		for _, kind := range []string{"active", "backup", "retired", "stock"} {
 			if _, there := r.records[kind+"/"+key]; there {
 				homes = append(homes, kind)
 			}

@@ -1,5 +1,5 @@
-// Package specpb translates what the domain, the contract and the stored records have in common: specs of pools and
-// incidents. The API shows them as they are stored.
+// Package specpb translates what the domain, the contract and the stored records have in common: specs of pools,
+// incidents and events. The API shows them as they are stored.
 package specpb
 
 import (

@@ -40,6 +40,7 @@ type Telemetry struct {
 	log     *slog.Logger
 	mirror  *pool.Mirror
 	metrics metrics
+	phases  phaseMetrics
 	sums    sums
 }
 
@@ -50,10 +51,12 @@ func New(cfg Config) *Telemetry {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	t := &Telemetry{log: cfg.Log, mirror: cfg.Mirror, metrics: newMetrics()}
+	t := &Telemetry{log: cfg.Log, mirror: cfg.Mirror, metrics: newMetrics(), phases: newPhaseMetrics()}
 	t.metrics.register(cfg.Registerer)
+	t.phases.register(cfg.Registerer)
 	cfg.Registerer.MustRegister(
 		newGauges(cfg),
+		newPhaseGauges(cfg),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

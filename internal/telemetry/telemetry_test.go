@@ -252,6 +252,7 @@ func TestGauges(t *testing.T) {
 	}
 	paused := thePool("q")
 	paused.Paused = true
+	paused.Spec.Stock = &pool.StockPolicy{Min: 3}
 	paused.Spec.Bound.Rotations = new(int) // any number
 	paused.Spec.Spend = &pool.SpendPolicy{}
 	usd := func(n float64) *float64 { return &n }
@@ -269,7 +270,9 @@ func TestGauges(t *testing.T) {
 		active("f", pool.Status(78), time.Time{}),
 		&pool.Backup{Pool: "p", Key: "g", Sealed: sealed},
 		&pool.Backup{Pool: "p", Key: "h", Sealed: sealed},
-		&pool.Retired{Pool: "p", Key: "i", Sealed: sealed},
+		&pool.Retired{Pool: "p", Key: "i", Sealed: sealed, Phase: pool.PhaseRetired},
+		&pool.Preparation{Pool: "p", Key: "j", Phase: pool.PhaseFailed, Work: &pool.Work{PhaseSince: now.Add(-time.Minute)}},
+		&pool.Preparation{Pool: "p", Key: "k", Phase: pool.PhaseFailed, Work: &pool.Work{PhaseSince: now.Add(-time.Second)}},
 		waiting("d", time.Minute), waiting("z", time.Second),
 		&pool.Slot{Pool: "left-over", Name: "s"}, // a pool that does not exist any more
 		&pool.Replica{Name: "r1"}, &pool.Replica{Name: "r2"},
@@ -277,40 +280,51 @@ func TestGauges(t *testing.T) {
 	w.SpendDue(3, 1500*time.Millisecond)
 	got := w.samples()
 	want := map[string]float64{
-		"rotator_active_keys{pool=p,status=healthy}":      2,
-		"rotator_active_keys{pool=p,status=rate_limited}": 1,
-		"rotator_active_keys{pool=p,status=exhausted}":    1,
-		"rotator_active_keys{pool=p,status=error}":        0,
-		"rotator_active_keys{pool=p,status=disabled}":     0,
-		"rotator_active_keys{pool=p,status=unknown}":      2,
-		"rotator_active_keys{pool=q,status=healthy}":      3,
-		"rotator_active_keys{pool=q,status=rate_limited}": 0,
-		"rotator_active_keys{pool=q,status=exhausted}":    0,
-		"rotator_active_keys{pool=q,status=error}":        0,
-		"rotator_active_keys{pool=q,status=disabled}":     0,
-		"rotator_backup_keys{pool=p}":                     2,
-		"rotator_backup_keys{pool=q}":                     0,
-		"rotator_retired_keys{pool=p}":                    1,
-		"rotator_retired_keys{pool=q}":                    0,
-		"rotator_pending_rotations{pool=p}":               2,
-		"rotator_pending_rotations{pool=q}":               0,
-		"rotator_oldest_pending_seconds{pool=q}":          0,
-		"rotator_incidents{pool=p}":                       0,
-		"rotator_incidents{pool=q}":                       0,
-		"rotator_pool_paused{pool=p}":                     0,
-		"rotator_pool_paused{pool=q}":                     1,
-		"rotator_pool_spend_usd{pool=q}":                  12,
-		"rotator_pool_budget_usd{pool=q}":                 20,
-		"rotator_spend_checks_due{}":                      3,
-		"rotator_spend_check_lag_seconds{}":               1.5,
-		"rotator_rotations_left{pool=p}":                  19,
-		"rotator_mirror_revision{}":                       42,
-		"rotator_replicas{}":                              2,
-		"rotator_session_alive{}":                         1,
-		"rotator_etcd_quorum{}":                           0,
-		"rotator_lock_takeovers_total{}":                  0,
-		"rotator_unknown_outcomes_total{}":                0,
-		"rotator_rotation_duration_seconds{}":             0,
+		"rotator_active_keys{pool=p,status=healthy}":       2,
+		"rotator_active_keys{pool=p,status=rate_limited}":  1,
+		"rotator_active_keys{pool=p,status=exhausted}":     1,
+		"rotator_active_keys{pool=p,status=error}":         0,
+		"rotator_active_keys{pool=p,status=disabled}":      0,
+		"rotator_active_keys{pool=p,status=unknown}":       2,
+		"rotator_active_keys{pool=q,status=healthy}":       3,
+		"rotator_active_keys{pool=q,status=rate_limited}":  0,
+		"rotator_active_keys{pool=q,status=exhausted}":     0,
+		"rotator_active_keys{pool=q,status=error}":         0,
+		"rotator_active_keys{pool=q,status=disabled}":      0,
+		"rotator_backup_keys{pool=p}":                      2,
+		"rotator_backup_keys{pool=q}":                      0,
+		"rotator_retired_keys{pool=p}":                     1,
+		"rotator_retired_keys{pool=q}":                     0,
+		"rotator_pending_rotations{pool=p}":                2,
+		"rotator_pending_rotations{pool=q}":                0,
+		"rotator_oldest_pending_seconds{pool=q}":           0,
+		"rotator_incidents{pool=p}":                        0,
+		"rotator_incidents{pool=q}":                        0,
+		"rotator_pool_paused{pool=p}":                      0,
+		"rotator_pool_paused{pool=q}":                      1,
+		"rotator_pool_spend_usd{pool=q}":                   12,
+		"rotator_pool_budget_usd{pool=q}":                  20,
+		"rotator_spend_checks_due{}":                       3,
+		"rotator_spend_check_lag_seconds{}":                1.5,
+		"rotator_rotations_left{pool=p}":                   19,
+		"rotator_mirror_revision{}":                        42,
+		"rotator_replicas{}":                               2,
+		"rotator_session_alive{}":                          1,
+		"rotator_etcd_quorum{}":                            0,
+		"rotator_lock_takeovers_total{}":                   0,
+		"rotator_unknown_outcomes_total{}":                 0,
+		"rotator_rotation_duration_seconds{}":              0,
+		"rotator_phase_keys{phase=failed,pool=p}":          2,
+		"rotator_phase_keys{phase=orphaned,pool=p}":        0,
+		"rotator_phase_keys{phase=retired,pool=p}":         1,
+		"rotator_phase_keys{phase=failed,pool=q}":          0,
+		"rotator_phase_keys{phase=orphaned,pool=q}":        0,
+		"rotator_phase_age_seconds{phase=orphaned,pool=p}": 0,
+		"rotator_phase_age_seconds{phase=retired,pool=p}":  0,
+		"rotator_phase_age_seconds{phase=failed,pool=q}":   0,
+		"rotator_phase_age_seconds{phase=orphaned,pool=q}": 0,
+		"rotator_stock_min{pool=q}":                        3,
+		"rotator_stock_low{pool=q}":                        1,
 	}
 	about := func(name string, least float64) {
 		if got[name] < least || got[name] > least+60 {
@@ -320,6 +334,7 @@ func TestGauges(t *testing.T) {
 	}
 	about("rotator_oldest_pending_seconds{pool=p}", 60)
 	about("rotator_mirror_age_seconds{}", 0)
+	about("rotator_phase_age_seconds{phase=failed,pool=p}", 60)
 	for name := range got {
 		if strings.HasPrefix(name, "rotator_build_info{go=go1") {
 			delete(got, name)

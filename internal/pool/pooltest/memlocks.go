@@ -40,3 +40,19 @@ func (k *MemLocks) Resign(t *pool.Term) {
 	ref := pool.LockRef(t.Pool, t.Key)
 	_, _ = k.Store.Apply(context.Background(), &pool.Txn{If: []pool.Guard{pool.Unchanged(ref, t.Fence)}, Delete: []pool.Ref{ref}})
 }
+
+// Hold is the lock for an errand.
+func (k *MemLocks) Hold(ctx context.Context, e pool.Errand) (*pool.Term, *pool.Lock, error) {
+	l := e.Life()
+	lock := &pool.Lock{
+		Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.Holder, Campaign: uuid.NewString(), Stage: e.Stage, BusyUntil: e.BusyUntil,
+	}
+	res, err := k.Store.Apply(ctx, &pool.Txn{If: []pool.Guard{pool.Unchanged(lock.Ref(), e.Over), pool.Same(e.Record)}, Put: []pool.Record{lock}})
+	if err != nil {
+		return nil, nil, err
+	}
+	if res.Applied {
+		return &pool.Term{Life: l, Fence: res.Revision}, nil, nil
+	}
+	return nil, pool.LockOf(res.State.Records[lock.Ref()]), nil
+}

@@ -1,0 +1,190 @@
+package audit
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rotatord/rotatord/internal/cloudevent"
+	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/specpb"
+)
+
+const (
+	relayBatches = 32          // that wait for the sink
+	relayMost    = 1000        // events of one write to the sink
+	relayPause   = time.Second // before a relay that failed begins again
+	// relayBeat is how often a relay says on record that it is there, although nothing happens. One that has not said so
+	// for long was switched off, and holds up the deletion of old events.
+	relayBeat = time.Hour
+)
+
+// RelayConfig is what a Relay needs. All fields are required.
+type RelayConfig struct {
+	Name       string // of its record and its role
+	Sink       Sink
+	Events     pool.EventLog
+	Store      Store
+	Lead       Leader
+	Revision   func() int64 // the newest one known
+	Now        func() time.Time
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Relay appends events to a sink.
+type Relay struct {
+	RelayConfig
+	sink     *bounded
+	events   prometheus.Counter
+	failures prometheus.Counter
+	seconds  prometheus.Gauge
+	behind   prometheus.Gauge
+}
+
+// NewRelay returns a relay that does nothing until Run.
+func NewRelay(c RelayConfig) (*Relay, error) {
+	labels := prometheus.Labels{"relay": c.Name}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels})
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels})
+	}
+	r := &Relay{
+		RelayConfig: c, sink: newBounded(c.Sink),
+		events:   counter("rotator_relay_events_total", "Events that the relay's sink has taken from this replica. An event that is delivered again counts again."),
+		failures: counter("rotator_relay_failures_total", "Times this replica's relay could not go on, because of its sink or of etcd, and began again at its cursor."),
+		seconds:  gauge("rotator_relay_lag_seconds", "How long ago the last event happened that the sink took, while more are waiting; 0 if none are, and at replicas that do not relay."),
+		behind:   gauge("rotator_relay_lag_revisions", "How many etcd revisions the relay is behind, at the replica that relays; 0 at the others."),
+	}
+	for _, m := range []prometheus.Collector{r.events, r.failures, r.seconds, r.behind} {
+		if err := c.Registerer.Register(m); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// Run relays whenever this replica leads the relay's role, until ctx ends.
+func (r *Relay) Run(ctx context.Context) {
+	r.Lead(ctx, "relay-"+r.Name, func(ctx context.Context) {
+		defer r.seconds.Set(0)
+		defer r.behind.Set(0)
+		for ctx.Err() == nil {
+			if err := r.once(ctx); ctx.Err() == nil {
+				r.failures.Inc()
+				r.Log.Warn("relay of events interrupted; it begins again at its cursor", "relay", r.Name, "error", err)
+				pause(ctx, relayPause)
+			}
+		}
+	})
+}
+
+// once relays from the cursor on until something goes wrong.
+func (r *Relay) once(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cursor, err := r.begin(ctx)
+	if err != nil {
+		return err
+	}
+	batches, followed := make(chan pool.EventBatch, relayBatches), make(chan error, 1)
+	go func() {
+		query := pool.EventsQuery{After: pool.EventCursor{Revision: cursor.Revision, ID: cursor.EventID}}
+		followed <- r.Events.Follow(ctx, query, func(b pool.EventBatch) error {
+			select {
+			case batches <- b:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	beat := time.NewTicker(relayBeat)
+	defer beat.Stop()
+	for {
+		select {
+		case b := <-batches:
+			cursor, err = r.deliver(ctx, cursor, gather(b, batches))
+		case <-beat.C:
+			cursor, err = r.move(ctx, cursor, pool.EventCursor{Revision: cursor.Revision, ID: cursor.EventID})
+		case err = <-followed:
+			if pool.ReasonOf(err) == pool.ReasonRevisionInFuture {
+				err = r.restart(ctx, cursor, err)
+			}
+			return err
+		}
+		if err != nil {
+			cancel()
+			<-followed
+			return err
+		}
+	}
+}
+
+// begin reads the cursor. A relay without one begins with all that is on record, and says so there at once: from then on
+// nothing is deleted before it has passed.
+func (r *Relay) begin(ctx context.Context) (*pool.Relay, error) {
+	cursor, err := read(ctx, r.Store, r.Name)
+	if err != nil || cursor != nil {
+		return cursor, err
+	}
+	return put(ctx, r.Store, nil, pool.Relay{Name: r.Name, UpdatedAt: r.Now().UTC()})
+}
+
+// restart begins anew with all that is on record: etcd is older than the cursor, so it was restored from a snapshot, and
+// what came after that has other revisions.
+func (r *Relay) restart(ctx context.Context, cursor *pool.Relay, cause error) error {
+	r.Log.Error("the relay's cursor is beyond the state of etcd, which must have been restored: all events on record are delivered again", "relay", r.Name, "error", cause)
+	_, err := r.move(ctx, cursor, pool.EventCursor{})
+	return err
+}
+
+// gather takes what else is waiting, so that the sink syncs and the cursor moves once for all of it.
+func gather(b pool.EventBatch, more <-chan pool.EventBatch) pool.EventBatch {
+	for len(b.Events) < relayMost {
+		select {
+		case next := <-more:
+			next.Events = append(b.Events[:len(b.Events):len(b.Events)], next.Events...)
+			b = next
+		default:
+			return b
+		}
+	}
+	return b
+}
+
+// deliver gives events to the sink and then moves the cursor. A crash between the two has them delivered again.
+func (r *Relay) deliver(ctx context.Context, cursor *pool.Relay, b pool.EventBatch) (*pool.Relay, error) {
+	r.behind.Set(float64(max(r.Revision()-b.Revision, 0)))
+	if len(b.Events) == 0 {
+		return cursor, nil // it only says how far it is
+	}
+	var lines []byte
+	for _, e := range b.Events {
+		line, err := cloudevent.Line(specpb.FromEvent(e))
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, line...)
+	}
+	r.seconds.Set(max(r.Now().Sub(b.Events[0].Time), 0).Seconds()) // while the sink takes its time
+	if err := r.sink.write(ctx, lines); err != nil {
+		return nil, err
+	}
+	r.events.Add(float64(len(b.Events)))
+	last := b.Events[len(b.Events)-1]
+	r.seconds.Set(0)
+	if !b.Live {
+		r.seconds.Set(max(r.Now().Sub(last.Time), 0).Seconds())
+	}
+	return r.move(context.WithoutCancel(ctx), cursor, last.Cursor()) // a stop in between need not have them delivered again
+}
+
+// move moves the cursor if it is where this relay has put it. One that has lost its role meanwhile moves nothing.
+func (r *Relay) move(ctx context.Context, from *pool.Relay, to pool.EventCursor) (*pool.Relay, error) {
+	return put(ctx, r.Store, from, pool.Relay{Name: r.Name, Revision: to.Revision, EventID: to.ID, UpdatedAt: r.Now().UTC()})
+}

@@ -1,0 +1,81 @@
+package provider_test
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/rotatord/rotatord/internal/pool"
+	"github.com/rotatord/rotatord/internal/pool/pooltest"
+	"github.com/rotatord/rotatord/internal/provider"
+	"github.com/rotatord/rotatord/internal/provider/providertest"
+	"github.com/rotatord/rotatord/internal/upstream"
+	"github.com/rotatord/rotatord/internal/upstream/upstreamtest"
+)
+
+// litellmPool is a pool at a fake LiteLLM, with its credential.
+func litellmPool(t *testing.T, f *upstreamtest.LiteLLM) *pool.Pool {
+	t.Helper()
+	credential, err := pooltest.FakeSealer{}.Seal("p", pool.CredentialID, pool.NewSecret(f.MasterKey()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &pool.Pool{Name: "p", Credential: credential, Spec: pool.Spec{
+		Upstream: pool.UpstreamSpec{Kind: pool.UpstreamLiteLLM, BaseURL: f.URL},
+		Provider: &pool.ProviderSpec{LiteLLM: &pool.LiteLLMProvider{MaxBudgetUSD: 10}},
+	}}
+}
+
+func TestLiteLLM(t *testing.T) {
+	providertest.Run(t, func(t *testing.T) providertest.Upstream {
+		f := upstreamtest.New(upstreamtest.Options{})
+		t.Cleanup(f.Close)
+		g := &provider.Registry{Client: upstream.NewClient(upstream.ClientConfig{}), Sealer: pooltest.FakeSealer{}}
+		p, err := g.Provider(litellmPool(t, f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return providertest.Upstream{Provider: p, Keys: f.Keys, Trouble: func(w providertest.Trouble) {
+			f.Hook(faulty(w))
+			// A client leaves a host alone that has just failed; what is looked at here is each call for itself.
+			p.(*provider.LiteLLM).Client = upstream.NewClient(upstream.ClientConfig{})
+		}}
+	})
+}
+
+func faulty(w providertest.Trouble) func(upstreamtest.Call) upstreamtest.Fault {
+	fault := map[providertest.Trouble]upstreamtest.Fault{
+		providertest.Refuse: {Status: http.StatusForbidden, Body: `{"error":{"message":"no right"}}`},
+		providertest.Lose:   {Drop: true},
+		providertest.Hang:   {Hang: true},
+	}[w]
+	return func(c upstreamtest.Call) upstreamtest.Fault {
+		if c.Endpoint != upstreamtest.Generate && c.Endpoint != upstreamtest.Delete {
+			return upstreamtest.Fault{}
+		}
+		return fault
+	}
+}
+
+// TestRegistry: what a replica cannot ask it says how to mend.
+func TestRegistry(t *testing.T) {
+	f := upstreamtest.New(upstreamtest.Options{})
+	defer f.Close()
+	bare, foreign := litellmPool(t, f), litellmPool(t, f)
+	bare.Credential = pool.Sealed{}
+	foreign.Name = "q"
+	g := &provider.Registry{Client: upstream.NewClient(upstream.ClientConfig{}), Sealer: pooltest.FakeSealer{}, Commands: map[string][]string{"c": {"true"}}}
+	exec := func(name string) *pool.Pool {
+		return &pool.Pool{Name: "p", Spec: pool.Spec{Provider: &pool.ProviderSpec{Exec: &pool.ExecProvider{Name: name}}}}
+	}
+	for name, tt := range map[string]struct {
+		pool *pool.Pool
+		ok   bool
+	}{
+		"litellm": {litellmPool(t, f), true}, "without a credential": {bare, false}, "with another's credential": {foreign, false},
+		"a command": {exec("c"), true}, "a command that is not known": {exec("d"), false}, "no provider": {&pool.Pool{Name: "p"}, false},
+	} {
+		if _, err := g.Provider(tt.pool); (err == nil) != tt.ok {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
