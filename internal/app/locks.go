@@ -33,24 +33,27 @@ func (k *locks) Campaign(ctx context.Context, l pool.Life, over, seen int64, p p
 		lock.Ref(), // first, as the election wants it
 		pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool),
 	}
-	alive := pool.LifeIs(l)
-	if seen != 0 {
-		alive = pool.Unchanged(pool.ActiveRef(l.Pool, l.Key), seen)
+	alive, read := pool.LifeIs(l), refs
+	if seen != 0 { // the caller knows the rest, and it is read if that turns out wrong
+		alive, read = pool.Unchanged(pool.ActiveRef(l.Pool, l.Key), seen), refs[:1]
 	}
 	term, resp, err := k.elector.Campaign(ctx, election.Candidacy{
 		Key: k.store.Layout().Key(lock.Ref()), Value: value, Over: over,
-		If: k.store.Cmps([]pool.Guard{alive}), Read: k.store.Gets(refs), Blind: seen != 0,
+		If: k.store.Cmps([]pool.Guard{alive}), Read: k.store.Gets(read), Blind: seen != 0,
 	})
 	if err != nil {
 		k.suspect(err)
 		return nil, nil, campaignError(err)
 	}
 	var state *pool.State
-	if len(resp.Responses) > 0 {
+	if seen == 0 {
 		state = k.store.StateOf(refs, resp)
 	}
+	if term == nil && seen != 0 {
+		state, err = k.store.Read(ctx, refs...)
+	}
 	if term == nil {
-		return nil, state, nil
+		return nil, state, err
 	}
 	return &pool.Term{Life: l, Fence: term.Fence, Done: term.Done}, state, nil
 }

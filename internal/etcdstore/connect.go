@@ -70,8 +70,17 @@ func Connect(cfg Config) (*clientv3.Client, error) {
 	}
 }
 
+// The windows of flow control are those that gRPC would go up to by itself. To find out how far, it would answer each
+// message from etcd with a ping, which costs both sides a packet each for every call.
+const (
+	streamWindow     = 4 << 20
+	connectionWindow = 16 << 20
+)
+
 func dialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connectionWindow),
 		// A member that comes back is to be used within a second, not within gRPC's two minutes.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},

@@ -125,22 +125,38 @@ func (s *scanner) labels(to *map[string]string) {
 	if !s.field("labels") {
 		return
 	}
-	m := make(map[string]string)
+	start := s.at
+	s.pairs(func(_, _ []byte) {})
+	if s.foreign {
+		return
+	}
+	text := s.in[start:s.at]
+	if *to = labelSets.get(text); *to != nil {
+		return
+	}
+	m, n := make(map[string]string), 0
+	s.at = start
+	s.pairs(func(name, value []byte) { m[string(name)] = string(value); n++ })
+	if len(m) != n {
+		s.foreign = true
+		return
+	}
+	*to = labelSets.add(text, m)
+}
+
+// pairs reads an object of strings.
+func (s *scanner) pairs(each func(name, value []byte)) {
 	s.expect('{')
-	for n := 0; !s.foreign; {
-		name := string(s.quoted())
+	for !s.foreign {
+		name := s.quoted()
 		s.expect(':')
-		m[name] = string(s.quoted())
-		if n++; len(m) != n {
-			s.foreign = true
-		}
+		each(name, s.quoted())
 		if s.at >= len(s.in) || s.in[s.at] != ',' {
 			break
 		}
 		s.at++
 	}
 	s.expect('}')
-	*to = m
 }
 
 // field reports whether the field with this name comes next, and goes to its value.

@@ -3,6 +3,7 @@ package etcdstore
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
@@ -53,9 +54,11 @@ type entry struct {
 
 // touch is what a transaction does with a key.
 type touch struct {
-	key     string
-	changes bool // or else it only reads or compares it
+	key     uint64 // its hash; two keys with the same one are only kept apart although they could go together
+	changes bool   // or else it only reads or compares it
 }
+
+var keySeed = maphash.MakeSeed()
 
 type answer struct {
 	resp *pb.TxnResponse
@@ -77,8 +80,11 @@ func (c *Committer) Commit(ctx context.Context, t *pb.TxnRequest) (*pb.TxnRespon
 	if err := ctx.Err(); err != nil {
 		return nil, &NotSentError{err}
 	}
-	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), c.giveUp)
-	defer cancel()
+	if until, bounded := ctx.Deadline(); !bounded || time.Until(until) > c.giveUp {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.giveUp)
+		defer cancel()
+	}
 	if c.depart() {
 		resp, err := c.send(ctx, t)
 		c.land()
@@ -177,14 +183,14 @@ type group struct {
 	entries []*entry
 	largest int // operations of one entry
 	bytes   int
-	changed map[string]bool // by key, of all that is touched: whether it is changed
+	changed map[uint64]bool // by key, of all that is touched: whether it is changed
 }
 
 // add takes e into the group and reports whether it could: there is room, and e has nothing to do with the others.
 func (g *group) add(e *entry) bool {
 	largest := max(g.largest, len(e.txn.Compare), len(e.txn.Success), len(e.txn.Failure))
 	if len(g.entries) == 0 { // alone it always may
-		g.changed = make(map[string]bool)
+		g.changed = make(map[uint64]bool)
 	} else if len(g.entries)+1+largest > maxOps || g.bytes+e.bytes > maxBytes || g.meets(e) {
 		return false
 	}
@@ -209,13 +215,13 @@ func newEntry(ctx context.Context, t *pb.TxnRequest) *entry {
 	e := &entry{txn: t, ctx: ctx, done: make(chan answer, 1)}
 	e.touched = make([]touch, 0, len(t.Compare)+len(t.Success)+len(t.Failure))
 	for _, cmp := range t.Compare {
-		e.touched = append(e.touched, touch{key: string(cmp.Key)})
+		e.touched = append(e.touched, touch{key: maphash.Bytes(keySeed, cmp.Key)})
 		e.bytes += len(cmp.Key) + opOverhead
 	}
 	for _, ops := range [...][]*pb.RequestOp{t.Success, t.Failure} {
 		for _, op := range ops {
 			key, changes := keyOf(op)
-			e.touched = append(e.touched, touch{string(key), changes})
+			e.touched = append(e.touched, touch{maphash.Bytes(keySeed, key), changes})
 			e.bytes += len(key) + len(op.GetRequestPut().GetValue()) + opOverhead
 		}
 	}
@@ -231,7 +237,7 @@ func (c *Committer) sendGroup(entries []*entry) {
 		entries[0].done <- c.alone(entries[0])
 		return
 	}
-	ctx, cancel := context.WithDeadline(clientv3.WithRequireLeader(context.Background()), latest(entries))
+	ctx, cancel := context.WithDeadline(context.Background(), latest(entries))
 	defer cancel()
 	all := &pb.TxnRequest{Success: make([]*pb.RequestOp, len(entries))}
 	for i, e := range entries {
@@ -278,7 +284,7 @@ func faultOfOne(err error) bool {
 
 // send sends one transaction once.
 func (c *Committer) send(ctx context.Context, t *pb.TxnRequest) (*pb.TxnResponse, error) {
-	ctx, sending := followSending(ctx)
+	ctx, sending := followSending(clientv3.WithRequireLeader(ctx))
 	resp, err := pb.NewKVClient(c.client.ActiveConnection()).Txn(ctx, t)
 	if err == nil {
 		return resp, nil

@@ -37,18 +37,42 @@ func NewLayout(prefix string) (Layout, error) {
 
 // Key is where the record is.
 func (l Layout) Key(ref pool.Ref) string {
-	switch ref.Kind {
-	case pool.KindPool:
-		return l.KindPrefix(ref.Kind) + ref.Pool
-	case pool.KindReplica, pool.KindRelay:
-		return l.KindPrefix(ref.Kind) + ref.Name
-	case pool.KindRotation:
-		return l.RotationsPrefix(ref.Pool, ref.Name) + strconv.FormatInt(ref.Generation, 10)
-	case KindUnknown:
-		return l.Prefix + ref.Name
-	default:
-		return l.PoolPrefix(ref.Kind, ref.Pool) + ref.Name
+	var room [256]byte
+	return string(l.appendKey(room[:0], ref))
+}
+
+func (l Layout) appendKey(b []byte, ref pool.Ref) []byte {
+	b = append(b, l.Prefix...)
+	if ref.Kind == KindUnknown {
+		return append(b, ref.Name...)
 	}
+	b = append(append(b, ref.Kind...), '/')
+	if ref.Kind == pool.KindPool {
+		return append(b, ref.Pool...)
+	}
+	if ref.Kind != pool.KindReplica && ref.Pool != "" {
+		b = append(append(b, ref.Pool...), '/')
+	}
+	b = append(b, ref.Name...)
+	if ref.Kind == pool.KindRotation {
+		b = strconv.AppendInt(append(b, '/'), ref.Generation, 10)
+	}
+	return b
+}
+
+// keyRoom makes many keys in one piece of memory.
+type keyRoom struct {
+	layout Layout
+	room   []byte
+}
+
+// room is for n keys of usual length; longer ones take another piece.
+func (l Layout) room(n int) keyRoom { return keyRoom{l, make([]byte, 0, n*(len(l.Prefix)+64))} }
+
+func (k *keyRoom) of(ref pool.Ref) []byte {
+	from := len(k.room)
+	k.room = k.layout.appendKey(k.room, ref)
+	return k.room[from:len(k.room):len(k.room)]
 }
 
 // KindPrefix is where all records of a kind are.
@@ -76,34 +100,34 @@ func (l Layout) Parse(key string) (pool.Ref, bool) {
 	if !ours {
 		return pool.Ref{}, false
 	}
-	parts := strings.Split(rest, "/")
-	kind, names := pool.Kind(parts[0]), parts[1:]
-	ref := pool.Ref{Kind: kind}
-	switch kind {
+	kind, names, _ := strings.Cut(rest, "/")
+	ref := pool.Ref{Kind: pool.Kind(kind)}
+	ok := false
+	switch ref.Kind {
 	case pool.KindPool:
-		return ref, assign(names, &ref.Pool)
+		ok = assign(names, &ref.Pool)
 	case pool.KindReplica, pool.KindRelay:
-		return ref, assign(names, &ref.Name)
+		ok = assign(names, &ref.Name)
 	case pool.KindRotation:
 		var generation string
-		ok := assign(names, &ref.Pool, &ref.Name, &generation) && parseGeneration(generation, &ref.Generation)
-		return ref, ok
+		ok = assign(names, &ref.Pool, &ref.Name, &generation) && parseGeneration(generation, &ref.Generation)
 	case pool.KindSlot, pool.KindActive, pool.KindBackup, pool.KindRetired, pool.KindPending, pool.KindBinding,
 		pool.KindFingerprint, pool.KindEvent, pool.KindLock, pool.KindPreparation, pool.KindToken, pool.KindHealth:
-		return ref, assign(names, &ref.Pool, &ref.Name)
+		ok = assign(names, &ref.Pool, &ref.Name)
+	default:
+		return pool.Ref{}, false
 	}
-	return pool.Ref{}, false
+	return ref, ok
 }
 
-func assign(names []string, fields ...*string) bool {
-	if len(names) != len(fields) {
-		return false
-	}
-	for i, name := range names {
-		if pool.CheckName(name) != "" {
+// assign takes names, as many as there are fields, from a text in which a slash stands between them.
+func assign(names string, fields ...*string) bool {
+	for i, field := range fields {
+		name, rest, more := strings.Cut(names, "/")
+		if more != (i < len(fields)-1) || pool.CheckName(name) != "" {
 			return false
 		}
-		*fields[i] = name
+		*field, names = name, rest
 	}
 	return true
 }

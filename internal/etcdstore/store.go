@@ -1,9 +1,11 @@
 package etcdstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -132,26 +134,27 @@ func (s *Store) attemptContext(ctx context.Context) (context.Context, context.Ca
 func (s *Store) request(t *pool.Txn) (*request, error) {
 	req := &request{refs: guarded(t.If), cmps: s.Cmps(t.If), event: t.Event != nil}
 	req.gets = s.Gets(req.refs)
-	w, schema := writes{keys: make(map[string]bool)}, s.schemas.now()
+	n := len(t.Delete) + len(t.Put) + 1
+	w, keys, schema := writes{ops: make([]*pb.RequestOp, 0, n)}, s.layout.room(n), s.schemas.now()
 	for _, ref := range t.Delete {
-		w.delete(s.layout.Key(ref))
+		w.delete(keys.of(ref))
 	}
 	for _, rec := range t.Put {
 		value, err := EncodeRecord(rec, schema)
 		if err != nil {
 			return nil, err
 		}
-		w.put(s.layout.Key(rec.Ref()), value, leaseOf(rec))
+		w.put(keys.of(rec.Ref()), value, leaseOf(rec))
 	}
 	if t.Event != nil {
-		key := s.layout.Key(pool.EventRef(t.Event.Pool, t.Event.ID))
+		key := keys.of(pool.EventRef(t.Event.Pool, t.Event.ID))
 		value, err := EncodeEvent(t.Event, s.source, schema)
 		if err != nil {
 			return nil, err
 		}
 		w.put(key, value, 0)
-		req.cmps = append(req.cmps, created(key, 0))
-		req.gets = append(req.gets, get(key))
+		req.cmps = append(req.cmps, new(cmpOp).set(key, pool.Created, 0))
+		req.gets = append(req.gets, new(getOp).set(key))
 	}
 	req.ops = w.ops
 	return req, errors.Join(w.err, checkSize(req, w.bytes))
@@ -171,30 +174,30 @@ func checkSize(req *request, bytes int) error {
 // its name.
 type writes struct {
 	ops   []*pb.RequestOp
-	keys  map[string]bool
 	bytes int
 	err   error
 }
 
-func (w *writes) delete(key string) { w.add(key, 0, del(key)) }
+func (w *writes) delete(key []byte) { w.add(key, 0, new(delOp).set(key)) }
 
-func (w *writes) put(key, value string, lease int64) { w.add(key, len(value), put(key, value, lease)) }
+func (w *writes) put(key []byte, value string, lease int64) {
+	w.add(key, len(value), new(putOp).set(key, value, lease))
+}
 
-func (w *writes) add(key string, size int, op *pb.RequestOp) {
-	if w.keys[key] && w.err == nil {
-		w.err = fmt.Errorf("a transaction that changes %s twice", key)
+func (w *writes) add(key []byte, size int, op *pb.RequestOp) {
+	for _, other := range w.ops {
+		if changed, _ := keyOf(other); bytes.Equal(changed, key) && w.err == nil {
+			w.err = fmt.Errorf("a transaction that changes %s twice", key)
+		}
 	}
-	w.keys[key] = true
 	w.bytes += len(key) + size
 	w.ops = append(w.ops, op)
 }
 
 func guarded(guards []pool.Guard) []pool.Ref {
 	refs := make([]pool.Ref, 0, len(guards))
-	seen := make(map[pool.Ref]bool, len(guards))
 	for _, g := range guards {
-		if !seen[g.Ref] {
-			seen[g.Ref] = true
+		if !slices.Contains(refs, g.Ref) { // they are few
 			refs = append(refs, g.Ref)
 		}
 	}
@@ -204,13 +207,9 @@ func guarded(guards []pool.Guard) []pool.Ref {
 // Cmps are the guards as etcd's compares.
 func (s *Store) Cmps(guards []pool.Guard) []*pb.Compare {
 	cmps := make([]*pb.Compare, len(guards), len(guards)+1)
+	room, keys := make([]cmpOp, len(guards)), s.layout.room(len(guards))
 	for i, g := range guards {
-		key := s.layout.Key(g.Ref)
-		if g.Rule == pool.Created {
-			cmps[i] = created(key, g.Revision)
-		} else {
-			cmps[i] = modified(key, g.Revision)
-		}
+		cmps[i] = room[i].set(keys.of(g.Ref), g.Rule, g.Revision)
 	}
 	return cmps
 }
@@ -218,8 +217,9 @@ func (s *Store) Cmps(guards []pool.Guard) []*pb.Compare {
 // Gets asks for refs, in their order.
 func (s *Store) Gets(refs []pool.Ref) []*pb.RequestOp {
 	ops := make([]*pb.RequestOp, len(refs), len(refs)+1)
+	room, keys := make([]getOp, len(refs)), s.layout.room(len(refs))
 	for i, ref := range refs {
-		ops[i] = get(s.layout.Key(ref))
+		ops[i] = room[i].set(keys.of(ref))
 	}
 	return ops
 }

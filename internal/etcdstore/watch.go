@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -151,26 +152,26 @@ func (f *Follower) apply(resp *clientv3.WatchResponse) {
 // change is what an event means to the mirror; false for what it does not hold.
 func (l Layout) change(deleted bool, kv *mvccpb.KeyValue) (pool.Change, bool) {
 	key := string(kv.Key)
+	switch {
+	case !l.mirrored(key):
+		return pool.Change{}, false
+	case !deleted:
+		return pool.Change{Put: l.Decode(kv)}, true
+	}
 	ref, ours := l.Parse(key)
 	if !ours {
 		ref = l.foreign(key)
 	}
-	switch {
-	case !l.mirrored(key):
-		return pool.Change{}, false
-	case deleted:
-		return pool.Change{Delete: ref}, true
-	default:
-		return pool.Change{Put: l.Decode(kv)}, true
-	}
+	return pool.Change{Delete: ref}, true
 }
 
 // mirrored is the filter of load for a single key.
 func (l Layout) mirrored(key string) bool {
-	for _, kind := range [...]pool.Kind{pool.KindEvent, pool.KindFingerprint, kindLeader} {
-		if prefix := l.KindPrefix(kind); len(key) >= len(prefix) && key[:len(prefix)] == prefix {
-			return false
-		}
+	rest, ours := strings.CutPrefix(key, l.Prefix)
+	kind, _, inKind := strings.Cut(rest, "/")
+	switch pool.Kind(kind) {
+	case pool.KindEvent, pool.KindFingerprint, kindLeader:
+		return !ours || !inKind
 	}
 	return true
 }

@@ -65,12 +65,18 @@ func NewServer(cfg Config) (*Server, error) {
 // costs a sixth of a call that is answered from memory. When all are busy new ones are made as usual.
 const streamWorkers = 32
 
+// window is that of flow control, of a call and of a connection. To find out by itself how large it may be, gRPC would
+// answer each request with a ping, which costs both sides a packet for every call.
+const window = 1 << 20
+
 func options(around *calls, more []grpc.ServerOption) []grpc.ServerOption {
 	return append([]grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(around.unary()...),
 		grpc.ChainStreamInterceptor(around.streams()...),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.NumStreamWorkers(streamWorkers),
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
 		// Clients may ping every ten seconds, also while idle: gateways keep connections open behind balancers that drop
 		// silent ones. The margin is for pings that arrive bunched.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),

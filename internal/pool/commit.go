@@ -191,6 +191,7 @@ func (r *Rotator) swap(ctx context.Context, f *flight, term *Term, now situation
 	r.patience.observe(time.Since(began))
 	rot.CreateRevision, rot.ModRevision = res.Revision, res.Revision
 	successor.CreateRevision, successor.ModRevision = res.Revision, res.Revision
+	r.begun.add(now.pool, successor, r.Mirror.Revision())
 	f.rotation, f.key, f.revision = rot, successor, res.Revision
 	r.Observer.Rotated(rot, r.Now().Sub(f.began))
 	return nil, r.Steps(ctx, StepAnswer, f.life)

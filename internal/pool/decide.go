@@ -34,7 +34,9 @@ func (r *Rotator) fromMemory(req *RotateRequest) (v verdict) {
 		return verdict{action: look}
 	}
 	life := Life{req.Pool, req.Key, req.Generation}
+	shown := int64(0)
 	r.Mirror.Read(func(s *Snapshot) {
+		shown = s.Revision
 		p := s.Pool(req.Pool)
 		if p == nil {
 			return
@@ -51,6 +53,9 @@ func (r *Rotator) fromMemory(req *RotateRequest) (v verdict) {
 			v = verdict{action: rotate, life: life}
 		}
 	})
+	if own, found := r.begun.get(life, shown); found && mayRotate(own.pool, own.active, req.Trigger) == nil {
+		v = verdict{action: rotate, life: life}
+	}
 	return v
 }
 

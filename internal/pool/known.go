@@ -7,11 +7,11 @@ package pool
 // the commit compares everything else.
 func (r *Rotator) known(f *flight, last *State) *State {
 	st := r.remembered(f.life)
-	if st == nil || last != nil && last.Revision > st.Revision {
-		st = last
+	if own, found := r.begun.get(f.life, st.Revision); found {
+		st = own.state()
 	}
-	if st == nil {
-		return nil
+	if last != nil && last.Revision > st.Revision {
+		st = last
 	}
 	rot, err := Find[*Rotation](st, RotationRef(f.life))
 	if err != nil || rot != nil {
@@ -36,17 +36,26 @@ func lifeRefs(l Life) [5]Ref {
 
 // remembered is the state of a life in memory.
 func (r *Rotator) remembered(l Life) (st *State) {
-	refs := lifeRefs(l)
 	r.Mirror.Read(func(s *Snapshot) {
-		st = &State{Revision: s.Revision, Asked: make(map[Ref]bool, len(refs)), Records: make(map[Ref]Record, len(refs))}
-		for _, ref := range refs {
-			st.Asked[ref] = true
+		st = newStateOf(l, s.Revision)
+		for ref := range st.Asked {
 			if rec := s.at(ref); rec != nil {
 				st.Records[ref] = rec
 			}
 		}
 	})
 	return st
+}
+
+// newStateOf is an empty state of what a campaign asks for.
+func newStateOf(l Life, revision int64) *State {
+	return &State{
+		Revision: revision,
+		Asked: map[Ref]bool{
+			PoolRef(l.Pool): true, ActiveRef(l.Pool, l.Key): true, RotationRef(l): true, PendingRef(l.Pool, l.Key): true, LockRef(l.Pool, l.Key): true,
+		},
+		Records: make(map[Ref]Record, 3),
+	}
 }
 
 // at returns the record at one of the refs of a life, nil if there is none.

@@ -153,6 +153,7 @@ type Rotator struct {
 	applier  applier
 	stock    reservations
 	purse    purse
+	begun    begunLives
 	patience patience
 	reads    sharedReads
 	strikes  rounds[string, Strike, *Incident]

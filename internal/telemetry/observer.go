@@ -16,10 +16,11 @@ const maxError = 1024
 func (t *Telemetry) Rotated(r *pool.Rotation, took time.Duration) {
 	t.metrics.rotations.WithLabelValues(t.poolLabel(r.Pool), r.Trigger.String(), pool.OutcomeRotated.String()).Inc()
 	t.metrics.duration.Observe(took.Seconds())
-	t.log.Info("key rotated",
-		"pool", r.Pool, "key", r.Key, "new_key", r.NewKey, "slot", r.Slot, "generation", r.Generation,
-		"trigger", r.Trigger.String(), "source", clip(r.Source, pool.MaxSource), "reason", clip(r.Reason, pool.MaxReason),
-		"request_id", r.RequestID, "rotation", r.ID, "took", took)
+	t.log.LogAttrs(context.Background(), slog.LevelInfo, "key rotated",
+		slog.String("pool", r.Pool), slog.String("key", r.Key), slog.String("new_key", r.NewKey), slog.String("slot", r.Slot),
+		slog.Int64("generation", r.Generation), slog.String("trigger", r.Trigger.String()),
+		slog.String("source", clip(r.Source, pool.MaxSource)), slog.String("reason", clip(r.Reason, pool.MaxReason)),
+		slog.String("request_id", r.RequestID), slog.String("rotation", r.ID), slog.Duration("took", took))
 }
 
 // Parked implements pool.Observer. It counts nothing: the calls that are told are counted, and what waits is a gauge.
