@@ -49,6 +49,19 @@ func (c *cluster) triggerAll(pool string, lives map[string]int64) (out outcomes)
 	return out
 }
 
+// warm are those of the lives that are in service and do not cool down because of the bound.
+func (c *cluster) warm(pool string, lives map[string]int64) map[string]int64 {
+	c.t.Helper()
+	warm := make(map[string]int64)
+	for id, generation := range lives {
+		k := c.key(c.replicas[1], pool, id)
+		if k.GetHome() == v1.KeyHome_KEY_HOME_ACTIVE && (k.GetStatus() != v1.KeyStatus_KEY_STATUS_ERROR || k.GetStatusReason() != "bound") {
+			warm[id] = generation
+		}
+	}
+	return warm
+}
+
 // retryAfter is how long an error says to wait.
 func retryAfter(err error) time.Duration {
 	for _, d := range status.Convert(err).Details() {
@@ -97,13 +110,11 @@ func TestBoundIsExactOverReplicas(t *testing.T) {
 	if at := p.GetPool().GetNextRotationAt().AsTime(); at.Before(began) || at.After(time.Now().Add(window)) {
 		t.Errorf("the next rotation is possible at %v, want it within the window", at)
 	}
-	cooling := 0
-	for id := range lives {
-		if k := c.key(c.replicas[1], "p", id); k.GetStatus() == v1.KeyStatus_KEY_STATUS_ERROR && k.GetStatusReason() == "bound" {
-			cooling++
-		}
+	// A cool-down is a transaction of its own, for which a busy machine may have had no time: then the next trigger makes it.
+	for range 5 {
+		c.triggerAll("p", c.warm("p", lives))
 	}
-	c.want("keys that cool down", cooling, keys-limit)
+	c.want("keys in service that do not cool down", len(c.warm("p", lives)), 0)
 	c.want("events of it", c.rec.Events("dev.rotatord.key.cooled_down.v1"), keys-limit)
 	// A shorter window holds at once: the others go as soon as it has passed, and again no more than the bound in each.
 	spec := &v1.PoolSpec{RotationBound: &v1.RotationBound{Rotations: proto.Int32(limit), Window: durationpb.New(2 * time.Second)}}

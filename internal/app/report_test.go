@@ -340,6 +340,8 @@ func TestLateReports(t *testing.T) {
 	second := c.rotate(c.replicas[1], c.request("p", first.Key.Id)) // a0 again, in its second life
 	c.want("the key of the second life", second.Key.Id, "a0")
 	before := c.lastChange()
+	c.caughtUp(c.replicas[0])
+	c.caughtUp(c.replicas[1])
 	for i, status := range []int32{401, 429, 500, 429, 401} {
 		late.HttpStatus = status
 		resp := c.report(c.replicas[i%2], late)

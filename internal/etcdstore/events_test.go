@@ -98,7 +98,7 @@ func take(t *testing.T, s *Store, q pool.EventsQuery, slow func()) *taker {
 // wait waits until n events were delivered.
 func (k *taker) wait(t *testing.T, n int) {
 	t.Helper()
-	for ctx := within(t, 30*time.Second); len(k.taken()) < n; {
+	for ctx := within(t, 2*time.Minute); len(k.taken()) < n; {
 		select {
 		case <-k.grown:
 		case <-ctx.Done():

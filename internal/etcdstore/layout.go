@@ -50,7 +50,7 @@ func (l Layout) appendKey(b []byte, ref pool.Ref) []byte {
 	if ref.Kind == pool.KindPool {
 		return append(b, ref.Pool...)
 	}
-	if ref.Kind != pool.KindReplica && ref.Pool != "" {
+	if ref.Kind != pool.KindReplica && ref.Kind != pool.KindRelay && ref.Pool != "" {
 		b = append(append(b, ref.Pool...), '/')
 	}
 	b = append(b, ref.Name...)

@@ -47,15 +47,14 @@ func (r *Rotator) remembered(l Life) (st *State) {
 	return st
 }
 
-// newStateOf is an empty state of what a campaign asks for.
+// newStateOf is an empty state of what a life is decided from.
 func newStateOf(l Life, revision int64) *State {
-	return &State{
-		Revision: revision,
-		Asked: map[Ref]bool{
-			PoolRef(l.Pool): true, ActiveRef(l.Pool, l.Key): true, RotationRef(l): true, PendingRef(l.Pool, l.Key): true, LockRef(l.Pool, l.Key): true,
-		},
-		Records: make(map[Ref]Record, 3),
+	refs := lifeRefs(l)
+	st := &State{Revision: revision, Asked: make(map[Ref]bool, len(refs)), Records: make(map[Ref]Record, len(refs))}
+	for _, ref := range refs {
+		st.Asked[ref] = true
 	}
+	return st
 }
 
 // at returns the record at one of the refs of a life, nil if there is none.

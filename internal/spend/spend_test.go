@@ -125,7 +125,10 @@ func newRig(t testing.TB, spec pool.Spec) *rig {
 
 // watchedSpec is the spec of a pool whose spend is watched.
 func watchedSpec() pool.Spec {
-	return pool.Spec{Upstream: pool.UpstreamSpec{Kind: pool.UpstreamLiteLLM, BaseURL: "http://litellm"}, Spend: &pool.SpendPolicy{}}
+	return pool.Spec{
+		Upstream: pool.UpstreamSpec{Kind: pool.UpstreamLiteLLM, BaseURL: "http://litellm"}, Spend: &pool.SpendPolicy{},
+		Bound: pool.BoundSpec{Rotations: new(int)}, // any number
+	}
 }
 
 func (r *rig) add(home pool.Home, keys ...string) {
