@@ -87,7 +87,7 @@ var mutants = []mutant{
 		name: "event written after the commit", spoil: "",
 		faults: "replica-kill",
 		edits: []edit{{storeGo, `		w.put(key, value, 0)
-		req.cmps = append(`, `		time.AfterFunc(20*time.Millisecond, func() { _, _ = s.client.Put(context.Background(), key, value) })
+		req.cmps = append(`, `		time.AfterFunc(20*time.Millisecond, func() { _, _ = s.client.Put(context.Background(), string(key), value) })
 		req.cmps = append(`}},
 	},
 	{
