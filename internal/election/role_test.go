@@ -265,11 +265,20 @@ func TestPhantomDoesNotLead(t *testing.T) {
 		return err
 	}
 	a := newMember(t, connect(t, endpoint, grpc.WithChainUnaryInterceptor(steal)), "a")
+	found := make(chan int, 1)
 	a.lead(t, func(ctx context.Context) {
-		if len(candidates(t, plain)) == 0 {
-			t.Error("it leads with a candidacy that is gone")
+		select {
+		case found <- len(candidates(t, plain)):
+		case <-ctx.Done():
 		}
 		<-ctx.Done()
 	})
-	eventually(t, "it leads with another one", func() bool { return len(candidates(t, plain)) == 1 })
+	select {
+	case n := <-found:
+		if n != 1 {
+			t.Errorf("it leads with %d candidacies, want 1", n)
+		}
+	case <-within(t).Done():
+		t.Fatal("it does not lead with another candidacy")
+	}
 }
