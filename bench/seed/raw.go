@@ -29,7 +29,6 @@ var ErrUsedUp = errors.New("the prepared keys are used up")
 //
 // The values are made once and are the same in all transactions: encoding is rotatord's work, not etcd's.
 type Raw struct {
-	store *etcdstore.Store // for its compares and reads; nothing is sent with it
 	pools []*pool.Pool
 	// created is the revision of the records that belong to each transaction: the life of the key, the version of the
 	// backup, the fence of the lock.
@@ -43,7 +42,7 @@ type rawValues struct{ successor, retired, rotation, event string }
 
 // PrepareRaw writes what n transactions need, spread over some pools.
 func PrepareRaw(ctx context.Context, client *clientv3.Client, sealer pool.Sealer, pools, n int) (*Raw, error) {
-	r := &Raw{store: etcdstore.New(client, etcdstore.Options{Layout: Layout}), pools: make([]*pool.Pool, pools), created: make([]int64, n)}
+	r := &Raw{pools: make([]*pool.Pool, pools), created: make([]int64, n)}
 	w := writer{client: client, sealer: sealer, now: time.Now()}
 	err := w.each(ctx, pools, 1, func(i int) ([]pool.Record, error) {
 		r.pools[i] = w.pool(PoolName(i))
@@ -151,12 +150,15 @@ func (r *Raw) txn(i int) rawTxn {
 		pool.Unchanged(pool.LockRef(l.Pool, old), r.created[i]),
 	}
 	cmps := []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(event), "=", 0)}
-	for _, cmp := range r.store.Cmps(guards) {
-		cmps = append(cmps, clientv3.FromCompare(cmp))
-	}
 	gets := []clientv3.Op{clientv3.OpGet(event)}
 	for _, g := range guards {
-		gets = append(gets, clientv3.OpGet(Layout.Key(g.Ref)))
+		key := Layout.Key(g.Ref)
+		revision := clientv3.ModRevision(key)
+		if g.Rule == pool.Created {
+			revision = clientv3.CreateRevision(key)
+		}
+		cmps = append(cmps, clientv3.Compare(revision, "=", g.Revision))
+		gets = append(gets, clientv3.OpGet(key))
 	}
 	return rawTxn{
 		cmps: cmps,

@@ -31,10 +31,9 @@ const (
 // uncompared leaves out the compares for which a condition on t and g holds. They are still read when the transaction
 // is lost, because decisions rest on that.
 func uncompared(condition string) edit {
-	return edit{storeGo, `cmps: s.Cmps(t.If), event: t.Event != nil}`, `event: t.Event != nil}
-	for _, g := range t.If {
+	return edit{storeGo, `	s.guard(req.txn, t.If)`, `	for _, g := range t.If {
 		if !(` + condition + `) {
-			req.cmps = append(req.cmps, s.Cmps([]pool.Guard{g})...)
+			s.guard(req.txn, []pool.Guard{g})
 		}
 	}`}
 }
@@ -68,7 +67,7 @@ var mutants = []mutant{
 		name: "Succeeded=false read as lost", spoil: "lost",
 		faults: "answers",
 		edits: []edit{{storeGo, `	if req.event {
-		if kvs :=`, `	if req.event && len(req.ops) == 0 {
+		if kvs :=`, `	if req.event && len(t.Put) == 0 {
 		if kvs :=`}},
 	},
 	{
@@ -86,9 +85,11 @@ var mutants = []mutant{
 	{
 		name: "event written after the commit", spoil: "",
 		faults: "replica-kill",
-		edits: []edit{{storeGo, `		w.put(key, value, 0)
-		req.cmps = append(`, `		time.AfterFunc(20*time.Millisecond, func() { _, _ = s.client.Put(context.Background(), string(key), value) })
-		req.cmps = append(`}},
+		edits: []edit{{storeGo, `		w.event(t.Event, s.source)`, `		w.txn.If(s.Compare(pool.Absent(pool.EventRef(t.Event.Pool, t.Event.ID))))
+		w.elseGet(pool.EventRef(t.Event.Pool, t.Event.ID))
+		late := writer{layout: s.layout, txn: new(etcdwire.Txn), schema: w.schema}
+		late.event(t.Event, s.source)
+		time.AfterFunc(20*time.Millisecond, func() { _, _ = s.committer.Commit(context.Background(), late.txn) })`}},
 	},
 	{
 		name: "backup chosen without compare", spoil: "late key.rotated",

@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/rotatord/rotatord/internal/election"
+	"github.com/rotatord/rotatord/internal/etcdwire"
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
@@ -23,7 +24,7 @@ func (k *locks) Hold(ctx context.Context, e pool.Errand) (*pool.Term, *pool.Lock
 	refs := []pool.Ref{lock.Ref()}
 	term, resp, err := k.elector.Campaign(ctx, election.Candidacy{
 		Key: k.store.Layout().Key(lock.Ref()), Value: value, Over: e.Over,
-		If: k.store.Cmps([]pool.Guard{pool.Same(e.Record)}), Read: k.store.Gets(refs),
+		If: []etcdwire.Compare{k.store.Compare(pool.Same(e.Record))}, Read: k.store.Keys(refs),
 	})
 	if err != nil {
 		k.suspect(err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/rotatord/rotatord/internal/election"
 	"github.com/rotatord/rotatord/internal/etcdstore"
+	"github.com/rotatord/rotatord/internal/etcdwire"
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
@@ -39,7 +40,7 @@ func (k *locks) Campaign(ctx context.Context, l pool.Life, over, seen int64, p p
 	}
 	term, resp, err := k.elector.Campaign(ctx, election.Candidacy{
 		Key: k.store.Layout().Key(lock.Ref()), Value: value, Over: over,
-		If: k.store.Cmps([]pool.Guard{alive}), Read: k.store.Gets(read), Blind: seen != 0,
+		If: []etcdwire.Compare{k.store.Compare(alive)}, Read: k.store.Keys(read), Blind: seen != 0,
 	})
 	if err != nil {
 		k.suspect(err)

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
+
+	"github.com/rotatord/rotatord/internal/etcdwire"
 )
 
 // Candidacy is one attempt to get a lock.
@@ -22,9 +23,9 @@ type Candidacy struct {
 	// Over is the ModRevision of a holder's lock that is to be taken over. 0: only take the lock if it is free.
 	Over int64
 	// If must hold too, such as that what is to be locked still exists.
-	If []*pb.Compare
-	// Read is read in the same transaction, whether it is won or not. It must read the lock's key first.
-	Read []*pb.RequestOp
+	If []etcdwire.Compare
+	// Read are the keys that are read in the same transaction, whether it is won or not. The lock's must be the first.
+	Read [][]byte
 	// Blind leaves out the reads if it is won.
 	Blind bool
 }
@@ -44,15 +45,15 @@ type Term struct {
 // all but the first mean that nothing was locked.
 //
 // It sends the transaction again while its outcome is unknown and ctx lives: the compares let it win once.
-func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *pb.TxnResponse, error) {
+func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *etcdwire.Response, error) {
 	session := e.current()
 	if session == nil {
 		return nil, nil, ErrNoSession
 	}
-	maybe := false
+	txn, maybe := c.txn(int64(session.Lease())), false
 	bound := e.cfg.Attempt / 3 // a member that hangs costs this, and the next attempt goes to another one
 	for delay := 10 * time.Millisecond; ; delay, bound = min(2*delay, 200*time.Millisecond), min(2*bound, e.cfg.Attempt) {
-		resp, err := e.try(ctx, bound, session, c)
+		resp, err := e.try(ctx, bound, txn)
 		switch {
 		case err == nil:
 			return e.result(session, c, resp), resp, nil
@@ -73,31 +74,39 @@ func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *pb.TxnResp
 }
 
 // try sends the transaction once.
-func (e *Elector) try(ctx context.Context, bound time.Duration, session *concurrency.Session, c Candidacy) (*pb.TxnResponse, error) {
+func (e *Elector) try(ctx context.Context, bound time.Duration, txn *etcdwire.Txn) (*etcdwire.Response, error) {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	free := clientv3.Compare(clientv3.CreateRevision(c.Key), "=", 0)
-	if c.Over != 0 {
-		free = clientv3.Compare(clientv3.ModRevision(c.Key), "=", c.Over)
+	return e.cfg.Commit(ctx, txn)
+}
+
+// txn is the transaction of a candidacy; it can be sent again.
+func (c *Candidacy) txn(lease int64) *etcdwire.Txn {
+	key := []byte(c.Key)
+	txn := etcdwire.New(2+len(c.If)+2*len(c.Read), len(c.Value)+(2+len(c.If)+2*len(c.Read))*len(key))
+	txn.If(etcdwire.Compare{Key: key, Created: c.Over == 0, Revision: c.Over})
+	for _, compare := range c.If {
+		txn.If(compare)
 	}
-	lock := &pb.PutRequest{Key: []byte(c.Key), Value: []byte(c.Value), Lease: int64(session.Lease())}
-	won := []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: lock}}}
-	if !c.Blind {
-		won = append(won, c.Read...)
+	txn.Put(key, []byte(c.Value), lease)
+	for _, read := range c.Read {
+		if !c.Blind {
+			txn.Get(read)
+		}
+		txn.ElseGet(read)
 	}
-	return e.cfg.Commit(ctx, &pb.TxnRequest{Compare: append([]*pb.Compare{free.GetCompare()}, c.If...), Success: won, Failure: c.Read})
+	return txn
 }
 
 // result tells whether the campaign is won: by this answer, or by an earlier one that was lost, in which case the lock
-// is there with this candidacy's value. It takes the put's answer away, so that resp has the reads in both cases.
-func (e *Elector) result(session *concurrency.Session, c Candidacy, resp *pb.TxnResponse) *Term {
+// is there with this candidacy's value.
+func (e *Elector) result(session *concurrency.Session, c Candidacy, resp *etcdwire.Response) *Term {
 	term := &Term{Key: c.Key, Done: session.Done()}
 	if resp.Succeeded {
-		resp.Responses = resp.Responses[1:]
-		term.Fence = resp.Header.Revision
+		term.Fence = resp.Revision
 		return term
 	}
-	if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) == 1 && string(kvs[0].Value) == c.Value {
+	if kvs := resp.Reads[0].Kvs; len(kvs) == 1 && string(kvs[0].Value) == c.Value {
 		term.Fence = kvs[0].ModRevision
 		return term
 	}

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -16,9 +15,10 @@ import (
 
 	"github.com/rotatord/rotatord/internal/election"
 	"github.com/rotatord/rotatord/internal/etcdembed/etcdtest"
+	"github.com/rotatord/rotatord/internal/etcdwire"
 )
 
-const lockKey, lifeKey = "/test/locks/k", "/test/active/k"
+const lockKey, lifeKey, overKey = "/test/locks/k", "/test/active/k", "/test/over/k"
 
 func within(t *testing.T) context.Context {
 	t.Helper()
@@ -71,14 +71,10 @@ func await(t *testing.T, ch <-chan struct{}) {
 }
 
 func candidacy(value string, over int64) election.Candidacy {
-	alive := clientv3.Compare(clientv3.CreateRevision(lifeKey), ">", 0)
-	get := func(key string) *pb.RequestOp {
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(key)}}}
-	}
 	return election.Candidacy{
 		Key: lockKey, Value: value, Over: over,
-		If:   []*pb.Compare{alive.GetCompare()},
-		Read: []*pb.RequestOp{get(lockKey), get(lifeKey)},
+		If:   []etcdwire.Compare{{Key: []byte(overKey), Created: true}},
+		Read: [][]byte{[]byte(lockKey), []byte(lifeKey)},
 	}
 }
 
@@ -88,8 +84,8 @@ func campaign(t *testing.T, e *election.Elector, value string, over int64) *elec
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(resp.Responses) != 2 || len(resp.Responses[1].GetResponseRange().Kvs) != 1 {
-		t.Fatalf("the reads of the campaign: %v", resp.Responses)
+	if len(resp.Reads) != 2 || len(resp.Reads[1].Kvs) != 1 {
+		t.Fatalf("the reads of the campaign: %v", resp.Reads)
 	}
 	return term
 }
@@ -148,9 +144,10 @@ func TestOneWinsAndTheFenceIsTheLocksRevision(t *testing.T) {
 
 func TestWhatIsLockedMustExist(t *testing.T) {
 	client := connect(t, etcdtest.Start(t))
+	put(t, client, overKey, "since yesterday")
 	e, _ := elector(t, client)
 	term, resp, err := e.Campaign(within(t), candidacy("v", 0))
-	if err != nil || term != nil || len(resp.Responses) != 2 {
+	if err != nil || term != nil || len(resp.Reads) != 2 {
 		t.Errorf("campaign for a life that is over: %v, %v, %v", term, resp, err)
 	}
 	if value, _ := lock(t, client); value != "" {

@@ -21,10 +21,11 @@ import (
 	"sync"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
+
+	"github.com/rotatord/rotatord/internal/etcdwire"
 )
 
 // DefaultTTL is the default time to live of a session's lease. A dead holder's locks are taken over long before; the
@@ -58,7 +59,7 @@ type Config struct {
 	// Roles is the prefix of the candidacies for roles, such as "/rotator/leaders/". Needed for Lead.
 	Roles string
 	// Commit makes a campaign's transaction, once; its errors are those of rpctypes. Default: it is sent with Client.
-	Commit func(ctx context.Context, t *pb.TxnRequest) (*pb.TxnResponse, error)
+	Commit func(ctx context.Context, t *etcdwire.Txn) (*etcdwire.Response, error)
 	// Announce is called for each new session before it counts as begun; an error ends it. It must return soon after ctx
 	// ends. Default: nothing is done.
 	Announce func(ctx context.Context, lease clientv3.LeaseID) error
@@ -92,9 +93,12 @@ func New(cfg Config) (*Elector, error) {
 		cfg.Attempt = 600 * time.Millisecond
 	}
 	if cfg.Commit == nil {
-		cfg.Commit = func(ctx context.Context, t *pb.TxnRequest) (*pb.TxnResponse, error) {
-			resp, err := pb.NewKVClient(cfg.Client.ActiveConnection()).Txn(ctx, t)
-			return resp, rpctypes.Error(err)
+		cfg.Commit = func(ctx context.Context, t *etcdwire.Txn) (*etcdwire.Response, error) {
+			resps, err := etcdwire.Send(ctx, cfg.Client.ActiveConnection(), t)
+			if err != nil {
+				return nil, rpctypes.Error(err)
+			}
+			return &resps[0], nil
 		}
 	}
 	if cfg.Announce == nil {

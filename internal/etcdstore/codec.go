@@ -23,14 +23,19 @@ import (
 // for equal records. It refuses a record that was read with a newer schema than this build knows: what this build does
 // not know of it would be lost. What came with a later schema than the one to write is to be left out.
 func EncodeRecord(rec pool.Record, schema int) (string, error) {
+	value, err := appendRecord(nil, rec, schema)
+	return string(value), err
+}
+
+func appendRecord(b []byte, rec pool.Record, schema int) ([]byte, error) {
 	if rec.At().TooNew() {
-		return "", tooNew(rec)
+		return nil, tooNew(rec)
 	}
 	m := message(rec, int32(schema))
 	if m == nil {
-		return "", fmt.Errorf("a %T is not a record that can be written", rec)
+		return nil, fmt.Errorf("a %T is not a record that can be written", rec)
 	}
-	return encode(m)
+	return appendMessage(b, m)
 }
 
 func tooNew(rec pool.Record) error {
@@ -42,7 +47,8 @@ func tooNew(rec pool.Record) error {
 
 // EncodeEvent is the value an event is stored as. source names the replica, as "rotatord/{replica}".
 func EncodeEvent(e *pool.Event, source string, schema int) (string, error) {
-	return encode(eventMessage(e, source, int32(schema)))
+	value, err := appendMessage(nil, eventMessage(e, source, int32(schema)))
+	return string(value), err
 }
 
 func eventMessage(e *pool.Event, source string, schema int32) *storagev1.Event {
@@ -59,16 +65,16 @@ func eventMessage(e *pool.Event, source string, schema int32) *storagev1.Event {
 
 // marshal undoes the white space protojson adds at random so that nobody relies on it; the order of fields and of map
 // keys is fixed.
-func marshal(m proto.Message) (string, error) {
+func marshal(m proto.Message) ([]byte, error) {
 	text, err := protojson.Marshal(m)
 	if err != nil {
-		return "", fmt.Errorf("encoding %s: %w", m.ProtoReflect().Descriptor().Name(), err)
+		return nil, fmt.Errorf("encoding %s: %w", m.ProtoReflect().Descriptor().Name(), err)
 	}
 	var line bytes.Buffer
 	if err := json.Compact(&line, text); err != nil {
-		return "", fmt.Errorf("encoding %s: %w", m.ProtoReflect().Descriptor().Name(), err)
+		return nil, fmt.Errorf("encoding %s: %w", m.ProtoReflect().Descriptor().Name(), err)
 	}
-	return line.String(), nil
+	return line.Bytes(), nil
 }
 
 func message(rec pool.Record, schema int32) proto.Message {

@@ -100,7 +100,7 @@ func (s *Store) revision(ctx context.Context) (at int64, err error) {
 		resp, err := s.client.Get(ctx, s.layout.Prefix)
 		if err == nil {
 			at = resp.Header.Revision
-			s.saw(resp.Header)
+			s.saw(resp.Header.Revision)
 		}
 		return err
 	})

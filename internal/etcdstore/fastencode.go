@@ -25,24 +25,24 @@ import (
 // that ordinary records are taken. A field added to one of these messages has to be added here, or be left to protojson
 // by name as spend is: TestFastEncodeKnowsEveryField fails until then. The reading side cannot lose one.
 
-// encode is marshal, by a shorter way for the messages a rotation writes.
-func encode(m proto.Message) (string, error) {
-	if line, ok := fastEncode(m); ok {
+// appendMessage appends what marshal makes of m, by a shorter way for the messages a rotation writes.
+func appendMessage(b []byte, m proto.Message) ([]byte, error) {
+	if line := fastEncode(b, m); line != nil {
 		return line, nil
 	}
-	return marshal(m)
+	line, err := marshal(m)
+	return append(b, line...), err
 }
 
-// fastEncode is what marshal makes of a message, or not ok: then marshal has to do it, and to say what is wrong, if
-// anything is. Left to marshal are spend, strings that are not plain, enum values without a name and times
+// fastEncode appends what marshal makes of a message, or returns nil: then marshal has to do it, and to say what is
+// wrong, if anything is. Left to marshal are spend, strings that are not plain, enum values without a name and times
 // that JSON cannot hold.
 //
 // The functions below append a field unless it has its zero value, in the order of the contract. They hand on a nil
 // buffer, which says that the message is not for the fast path; the buffer is a value and not a field of something, so
-// that it stays on the stack and the line is the only allocation.
-func fastEncode(m proto.Message) (line string, ok bool) {
-	var room [1024]byte
-	b := append(room[:0], '{')
+// that it can be on the stack.
+func fastEncode(b []byte, m proto.Message) []byte {
+	b = append(b, '{')
 	switch m := m.(type) {
 	case *storagev1.Active:
 		b = appendActive(b, m)
@@ -57,12 +57,9 @@ func fastEncode(m proto.Message) (line string, ok bool) {
 	case *storagev1.Event:
 		b = appendEvent(b, m)
 	default:
-		return "", false
+		return nil
 	}
-	if b == nil {
-		return "", false
-	}
-	return string(append(b, '}')), true
+	return closeObject(b)
 }
 
 func appendActive(b []byte, m *storagev1.Active) []byte {

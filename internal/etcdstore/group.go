@@ -3,14 +3,14 @@ package etcdstore
 import (
 	"context"
 	"errors"
-	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/rotatord/rotatord/internal/etcdwire"
 )
 
 const (
@@ -36,32 +36,23 @@ type Committer struct {
 	mu      sync.Mutex // protects the following fields
 	waiting []*entry
 	flights int
+	changed map[uint64]bool // of the group that is being put together
 }
 
 // NewCommitter returns a Committer whose transactions are given up after a time.
 func NewCommitter(client *clientv3.Client, giveUp time.Duration) *Committer {
-	return &Committer{client: client, giveUp: giveUp}
+	return &Committer{client: client, giveUp: giveUp, changed: make(map[uint64]bool)}
 }
 
 // entry is a transaction with the caller who waits for it.
 type entry struct {
-	txn     *pb.TxnRequest
-	touched []touch
-	bytes   int
-	ctx     context.Context
-	done    chan answer // holds one
+	txn  *etcdwire.Txn
+	ctx  context.Context
+	done chan answer // holds one
 }
-
-// touch is what a transaction does with a key.
-type touch struct {
-	key     uint64 // its hash; two keys with the same one are only kept apart although they could go together
-	changes bool   // or else it only reads or compares it
-}
-
-var keySeed = maphash.MakeSeed()
 
 type answer struct {
-	resp *pb.TxnResponse
+	resp *etcdwire.Response
 	err  error
 }
 
@@ -76,7 +67,7 @@ func (e *NotSentError) Unwrap() error { return e.Err }
 
 // Commit sends a transaction once and waits for its answer, or until ctx ends. A member without a leader answers at
 // once instead of holding the call. Its errors are etcd's, those of ctx, or a *NotSentError.
-func (c *Committer) Commit(ctx context.Context, t *pb.TxnRequest) (*pb.TxnResponse, error) {
+func (c *Committer) Commit(ctx context.Context, t *etcdwire.Txn) (*etcdwire.Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &NotSentError{err}
 	}
@@ -86,11 +77,11 @@ func (c *Committer) Commit(ctx context.Context, t *pb.TxnRequest) (*pb.TxnRespon
 		defer cancel()
 	}
 	if c.depart() {
-		resp, err := c.send(ctx, t)
+		a := c.alone(ctx, t)
 		c.land()
-		return resp, err
+		return a.resp, a.err
 	}
-	e := newEntry(ctx, t)
+	e := &entry{txn: t, ctx: ctx, done: make(chan answer, 1)}
 	c.wait(e)
 	select {
 	case a := <-e.done:
@@ -148,7 +139,8 @@ func (c *Committer) land() {
 func (c *Committer) next() []*entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var g group
+	clear(c.changed)
+	g := group{changed: c.changed}
 	left := c.waiting[:0]
 	for i, e := range c.waiting {
 		if len(g.entries) == maxGroup {
@@ -188,72 +180,51 @@ type group struct {
 
 // add takes e into the group and reports whether it could: there is room, and e has nothing to do with the others.
 func (g *group) add(e *entry) bool {
-	largest := max(g.largest, len(e.txn.Compare), len(e.txn.Success), len(e.txn.Failure))
-	if len(g.entries) == 0 { // alone it always may
-		g.changed = make(map[uint64]bool)
-	} else if len(g.entries)+1+largest > maxOps || g.bytes+e.bytes > maxBytes || g.meets(e) {
+	largest, bytes := max(g.largest, e.txn.Ops()), g.bytes+e.txn.Size()+nestedOverhead
+	if len(g.entries) > 0 && (len(g.entries)+1+largest > maxOps || bytes > maxBytes || g.meets(e)) { // alone it always may
 		return false
 	}
-	for _, t := range e.touched {
-		g.changed[t.key] = g.changed[t.key] || t.changes
+	for _, t := range e.txn.Touched() {
+		g.changed[t.Key] = g.changed[t.Key] || t.Changes
 	}
-	g.entries, g.largest, g.bytes = append(g.entries, e), largest, g.bytes+e.bytes
+	g.entries, g.largest, g.bytes = append(g.entries, e), largest, bytes
 	return true
 }
 
 // meets reports whether e changes what another one touches, or touches what another one changes.
 func (g *group) meets(e *entry) bool {
-	for _, t := range e.touched {
-		if changed, there := g.changed[t.key]; there && (changed || t.changes) {
+	for _, t := range e.txn.Touched() {
+		if changed, there := g.changed[t.Key]; there && (changed || t.Changes) {
 			return true
 		}
 	}
 	return false
 }
 
-func newEntry(ctx context.Context, t *pb.TxnRequest) *entry {
-	e := &entry{txn: t, ctx: ctx, done: make(chan answer, 1)}
-	e.touched = make([]touch, 0, len(t.Compare)+len(t.Success)+len(t.Failure))
-	for _, cmp := range t.Compare {
-		e.touched = append(e.touched, touch{key: maphash.Bytes(keySeed, cmp.Key)})
-		e.bytes += len(cmp.Key) + opOverhead
-	}
-	for _, ops := range [...][]*pb.RequestOp{t.Success, t.Failure} {
-		for _, op := range ops {
-			key, changes := keyOf(op)
-			e.touched = append(e.touched, touch{maphash.Bytes(keySeed, key), changes})
-			e.bytes += len(key) + len(op.GetRequestPut().GetValue()) + opOverhead
-		}
-	}
-	return e
-}
-
-// opOverhead is more than an operation takes beside its key and value.
-const opOverhead = 32
+// nestedOverhead is more than it takes to have a transaction nested in another one.
+const nestedOverhead = 16
 
 // sendGroup sends a group and answers everyone in it.
 func (c *Committer) sendGroup(entries []*entry) {
 	if len(entries) == 1 {
-		entries[0].done <- c.alone(entries[0])
+		entries[0].done <- c.alone(entries[0].ctx, entries[0].txn)
 		return
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), latest(entries))
 	defer cancel()
-	all := &pb.TxnRequest{Success: make([]*pb.RequestOp, len(entries))}
+	txns := make([]*etcdwire.Txn, len(entries))
 	for i, e := range entries {
-		all.Success[i] = nested(e.txn)
+		txns[i] = e.txn
 	}
-	resp, err := c.send(ctx, all)
+	resps, err := c.send(ctx, txns...)
 	switch {
 	case err == nil:
 		for i, e := range entries {
-			own := resp.Responses[i].GetResponseTxn()
-			own.Header = resp.Header
-			e.done <- answer{resp: own}
+			e.done <- answer{resp: &resps[i]}
 		}
 	case faultOfOne(err):
 		for _, e := range entries {
-			go func() { e.done <- c.alone(e) }()
+			go func() { e.done <- c.alone(e.ctx, e.txn) }()
 		}
 	default:
 		for _, e := range entries {
@@ -262,9 +233,12 @@ func (c *Committer) sendGroup(entries []*entry) {
 	}
 }
 
-func (c *Committer) alone(e *entry) answer {
-	resp, err := c.send(e.ctx, e.txn)
-	return answer{resp, err}
+func (c *Committer) alone(ctx context.Context, t *etcdwire.Txn) answer {
+	resps, err := c.send(ctx, t)
+	if err != nil {
+		return answer{err: err}
+	}
+	return answer{resp: &resps[0]}
 }
 
 // latest is until when somebody waits.
@@ -282,12 +256,12 @@ func faultOfOne(err error) bool {
 	return hopeless(err) != nil || errors.Is(err, rpctypes.ErrLeaseNotFound)
 }
 
-// send sends one transaction once.
-func (c *Committer) send(ctx context.Context, t *pb.TxnRequest) (*pb.TxnResponse, error) {
+// send sends transactions in one call, once.
+func (c *Committer) send(ctx context.Context, txns ...*etcdwire.Txn) ([]etcdwire.Response, error) {
 	ctx, sending := followSending(clientv3.WithRequireLeader(ctx))
-	resp, err := pb.NewKVClient(c.client.ActiveConnection()).Txn(ctx, t)
+	resps, err := etcdwire.Send(ctx, c.client.ActiveConnection(), txns...)
 	if err == nil {
-		return resp, nil
+		return resps, nil
 	}
 	if err = rpctypes.Error(err); sending.surelyNotSent() {
 		return nil, &NotSentError{err}

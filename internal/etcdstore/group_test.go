@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
@@ -17,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/rotatord/rotatord/internal/etcdembed/etcdtest"
+	"github.com/rotatord/rotatord/internal/etcdwire"
 )
 
 // barrier lets transactions through to etcd one by one, or loses their answers.
@@ -59,8 +59,12 @@ func newGroupRig(t *testing.T, g *barrier) *groupRig {
 }
 
 // create puts a key that must not exist, and reads it if it does.
-func (r *groupRig) create(ctx context.Context, key, value string, lease int64) (*pb.TxnResponse, error) {
-	return r.committer.Commit(ctx, &pb.TxnRequest{Compare: []*pb.Compare{created(key, 0)}, Success: []*pb.RequestOp{put(key, value, lease)}, Failure: []*pb.RequestOp{get(key)}})
+func (r *groupRig) create(ctx context.Context, key, value string, lease int64) (*etcdwire.Response, error) {
+	txn := new(etcdwire.Txn)
+	txn.If(etcdwire.Compare{Key: []byte(key), Created: true})
+	txn.Put([]byte(key), []byte(value), lease)
+	txn.ElseGet([]byte(key))
+	return r.committer.Commit(ctx, txn)
 }
 
 func (r *groupRig) value(key string) string {
@@ -131,12 +135,12 @@ func TestGroupsAnswerEachForItself(t *testing.T) {
 			t.Errorf("%s: %v", key, err)
 		case resp.Succeeded == (i%3 == 0):
 			t.Errorf("%s: succeeded %v", key, resp.Succeeded)
-		case i%3 == 0 && string(resp.Responses[0].GetResponseRange().Kvs[0].Value) != "there before":
-			t.Errorf("%s: the answer reads %v", key, resp.Responses)
+		case i%3 == 0 && string(resp.Reads[0].Kvs[0].Value) != "there before":
+			t.Errorf("%s: the answer reads %v", key, resp.Reads)
 		case i%3 != 0:
 			got, err := r.client.Get(context.Background(), key)
-			if err != nil || got.Kvs[0].ModRevision != resp.Header.Revision {
-				t.Errorf("%s: answered with revision %d, is %v, %v", key, resp.Header.Revision, got, err)
+			if err != nil || got.Kvs[0].ModRevision != resp.Revision {
+				t.Errorf("%s: answered with revision %d, is %v, %v", key, resp.Revision, got, err)
 			}
 		}
 	})
@@ -148,6 +152,10 @@ func TestGroupsAnswerEachForItself(t *testing.T) {
 // Transactions that meet do not share a group: etcd would evaluate both before it makes either.
 func TestGroupsKeepApartWhatMeets(t *testing.T) {
 	r := newGroupRig(t, &barrier{pass: make(chan struct{})})
+	there, err := r.client.Put(t.Context(), "there", "")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var won, moved atomic.Int64
 	r.together(40, func(i int) {
 		ctx := context.Background()
@@ -160,9 +168,11 @@ func TestGroupsKeepApartWhatMeets(t *testing.T) {
 			return
 		}
 		// All compare what each deletes.
-		there := clientv3.Compare(clientv3.CreateRevision("busy0"), ">", 0)
-		resp, err := r.committer.Commit(ctx, &pb.TxnRequest{Compare: []*pb.Compare{there.GetCompare()},
-			Success: []*pb.RequestOp{put(fmt.Sprint("to", i), "", 0), del("busy0")}})
+		move := new(etcdwire.Txn)
+		move.If(etcdwire.Compare{Key: []byte("there"), Created: true, Revision: there.Header.Revision})
+		move.Put(fmt.Append(nil, "to", i), nil, 0)
+		move.Delete([]byte("there"))
+		resp, err := r.committer.Commit(ctx, move)
 		if err != nil {
 			t.Error(err)
 		} else if resp.Succeeded {

@@ -60,21 +60,6 @@ func (l Layout) appendKey(b []byte, ref pool.Ref) []byte {
 	return b
 }
 
-// keyRoom makes many keys in one piece of memory.
-type keyRoom struct {
-	layout Layout
-	room   []byte
-}
-
-// room is for n keys of usual length; longer ones take another piece.
-func (l Layout) room(n int) keyRoom { return keyRoom{l, make([]byte, 0, n*(len(l.Prefix)+64))} }
-
-func (k *keyRoom) of(ref pool.Ref) []byte {
-	from := len(k.room)
-	k.room = k.layout.appendKey(k.room, ref)
-	return k.room[from:len(k.room):len(k.room)]
-}
-
 // KindPrefix is where all records of a kind are.
 func (l Layout) KindPrefix(kind pool.Kind) string { return l.Prefix + string(kind) + "/" }
 

@@ -48,17 +48,25 @@ func (s *Store) readOnce(ctx context.Context, refs []pool.Ref) (*pool.State, err
 		if err != nil {
 			return nil, err
 		}
-		s.saw(resp.Header)
+		s.saw(resp.Header.Revision)
 		if state == nil {
 			state = newState(resp.Header.Revision, len(refs))
 		}
-		s.addTo(state, chunk, (*pb.TxnResponse)(resp))
+		s.addTo(state, chunk, reads(resp))
 	}
 	if state == nil {
 		revision, err := s.Probe(ctx)
 		return newState(revision, 0), err
 	}
 	return state, nil
+}
+
+func reads(resp *clientv3.TxnResponse) []*pb.RangeResponse {
+	reads := make([]*pb.RangeResponse, len(resp.Responses))
+	for i, r := range resp.Responses {
+		reads[i] = r.GetResponseRange()
+	}
+	return reads
 }
 
 func at(state *pool.State) []clientv3.OpOption {

@@ -1,11 +1,8 @@
 package etcdstore
 
 import (
-	"context"
 	"testing"
 	"time"
-
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/rotatord/rotatord/internal/pool"
 )
@@ -45,18 +42,5 @@ func BenchmarkRequest(b *testing.B) {
 		if _, err := s.request(t); err != nil {
 			b.Fatal(err)
 		}
-	}
-}
-
-func BenchmarkEntry(b *testing.B) {
-	s := New(nil, Options{Replica: "rotatord-1"})
-	req, err := s.request(rotationTxn())
-	if err != nil {
-		b.Fatal(err)
-	}
-	t := &pb.TxnRequest{Compare: req.cmps, Success: req.ops, Failure: req.gets}
-	b.ReportAllocs()
-	for b.Loop() {
-		newEntry(context.Background(), t)
 	}
 }

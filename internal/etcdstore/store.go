@@ -1,7 +1,6 @@
 package etcdstore
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/rotatord/rotatord/internal/etcdwire"
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
@@ -74,9 +74,9 @@ func (s *Store) Layout() Layout { return s.layout }
 func (s *Store) Revision() int64 { return s.newest.Load() }
 
 // saw remembers the revision of an answer.
-func (s *Store) saw(h *pb.ResponseHeader) {
-	for seen := s.newest.Load(); h.GetRevision() > seen; seen = s.newest.Load() {
-		if s.newest.CompareAndSwap(seen, h.GetRevision()) {
+func (s *Store) saw(revision int64) {
+	for seen := s.newest.Load(); revision > seen; seen = s.newest.Load() {
+		if s.newest.CompareAndSwap(seen, revision) {
 			return
 		}
 	}
@@ -84,11 +84,9 @@ func (s *Store) saw(h *pb.ResponseHeader) {
 
 // request is a pool.Txn in etcd's terms.
 type request struct {
-	refs  []pool.Ref // the guarded ones, each once; their Gets lead the else branch
-	cmps  []*pb.Compare
-	ops   []*pb.RequestOp
-	gets  []*pb.RequestOp
-	event bool // the last of gets asks for the event
+	txn   *etcdwire.Txn
+	refs  []pool.Ref // the guarded ones, each once; they are read if a guard does not hold
+	event bool       // then the event is read last
 }
 
 // Apply implements pool.Store.
@@ -100,15 +98,15 @@ func (s *Store) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.commit(ctx, req)
+	resp, err := s.commit(ctx, req.txn)
 	if err != nil {
 		return nil, err
 	}
 	if resp.Succeeded {
-		return &pool.Result{Applied: true, Revision: resp.Header.Revision}, nil
+		return &pool.Result{Applied: true, Revision: resp.Revision}, nil
 	}
 	if req.event {
-		if kvs := resp.Responses[len(req.refs)].GetResponseRange().GetKvs(); len(kvs) == 1 {
+		if kvs := resp.Reads[len(req.refs)].Kvs; len(kvs) == 1 {
 			return &pool.Result{Applied: true, Revision: kvs[0].ModRevision}, nil
 		}
 	}
@@ -116,12 +114,12 @@ func (s *Store) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error) {
 }
 
 // commit sends one transaction once.
-func (s *Store) commit(ctx context.Context, req *request) (*pb.TxnResponse, error) {
-	resp, err := s.committer.Commit(ctx, &pb.TxnRequest{Compare: req.cmps, Success: req.ops, Failure: req.gets})
+func (s *Store) commit(ctx context.Context, t *etcdwire.Txn) (*etcdwire.Response, error) {
+	resp, err := s.committer.Commit(ctx, t)
 	if err != nil {
 		return nil, writeError(err)
 	}
-	s.saw(resp.Header)
+	s.saw(resp.Revision)
 	return resp, nil
 }
 
@@ -131,67 +129,62 @@ func (s *Store) attemptContext(ctx context.Context) (context.Context, context.Ca
 	return context.WithTimeout(clientv3.WithRequireLeader(ctx), s.attempt)
 }
 
+const (
+	usualKey   = 64  // bytes of a key after the prefix; longer ones cost an allocation
+	usualValue = 512 // bytes of a value
+)
+
 func (s *Store) request(t *pool.Txn) (*request, error) {
-	req := &request{refs: guarded(t.If), cmps: s.Cmps(t.If), event: t.Event != nil}
-	req.gets = s.Gets(req.refs)
-	n := len(t.Delete) + len(t.Put) + 1
-	w, keys, schema := writes{ops: make([]*pb.RequestOp, 0, n)}, s.layout.room(n), s.schemas.now()
+	req := &request{refs: guarded(t.If), event: t.Event != nil}
+	ops := len(t.If) + len(req.refs) + len(t.Delete) + len(t.Put) + 3
+	req.txn = etcdwire.New(ops, ops*(len(s.layout.Prefix)+usualKey)+(len(t.Put)+1)*usualValue)
+	s.guard(req.txn, t.If)
+	w := writer{layout: s.layout, txn: req.txn, schema: s.schemas.now()}
 	for _, ref := range t.Delete {
-		w.delete(keys.of(ref))
+		w.delete(ref)
 	}
 	for _, rec := range t.Put {
-		value, err := EncodeRecord(rec, schema)
-		if err != nil {
-			return nil, err
-		}
-		w.put(keys.of(rec.Ref()), value, leaseOf(rec))
+		w.put(rec)
+	}
+	for _, ref := range req.refs {
+		w.elseGet(ref)
 	}
 	if t.Event != nil {
-		key := keys.of(pool.EventRef(t.Event.Pool, t.Event.ID))
-		value, err := EncodeEvent(t.Event, s.source, schema)
-		if err != nil {
-			return nil, err
-		}
-		w.put(key, value, 0)
-		req.cmps = append(req.cmps, new(cmpOp).set(key, pool.Created, 0))
-		req.gets = append(req.gets, new(getOp).set(key))
+		w.event(t.Event, s.source)
 	}
-	req.ops = w.ops
-	return req, errors.Join(w.err, checkSize(req, w.bytes))
+	return req, errors.Join(w.err, req.txn.Check(maxOps, maxBytes))
 }
 
-func checkSize(req *request, bytes int) error {
-	if n := max(len(req.cmps), len(req.ops), len(req.gets)); n > maxOps {
-		return fmt.Errorf("a transaction with %d operations, at most %d are possible: it must be split", n, maxOps)
-	}
-	if bytes > maxBytes {
-		return fmt.Errorf("a transaction with %d bytes, at most %d are possible: it must be split", bytes, maxBytes)
-	}
-	return nil
+// writer adds to a transaction what belongs to records.
+type writer struct {
+	layout Layout
+	txn    *etcdwire.Txn
+	schema int
+	key    [256]byte
+	value  [1024]byte
+	err    error
 }
 
-// writes collects what a transaction changes. etcd refuses a key that is changed twice; it is refused here first, with
-// its name.
-type writes struct {
-	ops   []*pb.RequestOp
-	bytes int
-	err   error
+func (w *writer) keyOf(ref pool.Ref) []byte { return w.layout.appendKey(w.key[:0], ref) }
+
+func (w *writer) delete(ref pool.Ref) { w.txn.Delete(w.keyOf(ref)) }
+
+func (w *writer) elseGet(ref pool.Ref) { w.txn.ElseGet(w.keyOf(ref)) }
+
+func (w *writer) put(rec pool.Record) {
+	value, err := appendRecord(w.value[:0], rec, w.schema)
+	w.err = errors.Join(w.err, err)
+	w.txn.Put(w.keyOf(rec.Ref()), value, leaseOf(rec))
 }
 
-func (w *writes) delete(key []byte) { w.add(key, 0, new(delOp).set(key)) }
-
-func (w *writes) put(key []byte, value string, lease int64) {
-	w.add(key, len(value), new(putOp).set(key, value, lease))
-}
-
-func (w *writes) add(key []byte, size int, op *pb.RequestOp) {
-	for _, other := range w.ops {
-		if changed, _ := keyOf(other); bytes.Equal(changed, key) && w.err == nil {
-			w.err = fmt.Errorf("a transaction that changes %s twice", key)
-		}
-	}
-	w.bytes += len(key) + size
-	w.ops = append(w.ops, op)
+// event has it written if it is not there yet, and read if it is.
+func (w *writer) event(e *pool.Event, source string) {
+	value, err := appendMessage(w.value[:0], eventMessage(e, source, int32(w.schema)))
+	w.err = errors.Join(w.err, err)
+	key := w.keyOf(pool.EventRef(e.Pool, e.ID))
+	w.txn.If(etcdwire.Compare{Key: key, Created: true})
+	w.txn.Put(key, value, 0)
+	w.txn.ElseGet(key)
 }
 
 func guarded(guards []pool.Guard) []pool.Ref {
@@ -204,30 +197,32 @@ func guarded(guards []pool.Guard) []pool.Ref {
 	return refs
 }
 
-// Cmps are the guards as etcd's compares.
-func (s *Store) Cmps(guards []pool.Guard) []*pb.Compare {
-	cmps := make([]*pb.Compare, len(guards), len(guards)+1)
-	room, keys := make([]cmpOp, len(guards)), s.layout.room(len(guards))
-	for i, g := range guards {
-		cmps[i] = room[i].set(keys.of(g.Ref), g.Rule, g.Revision)
+// guard adds the guards as compares.
+func (s *Store) guard(txn *etcdwire.Txn, guards []pool.Guard) {
+	var room [256]byte
+	for _, g := range guards {
+		txn.If(etcdwire.Compare{Key: s.layout.appendKey(room[:0], g.Ref), Created: g.Rule == pool.Created, Revision: g.Revision})
 	}
-	return cmps
 }
 
-// Gets asks for refs, in their order.
-func (s *Store) Gets(refs []pool.Ref) []*pb.RequestOp {
-	ops := make([]*pb.RequestOp, len(refs), len(refs)+1)
-	room, keys := make([]getOp, len(refs)), s.layout.room(len(refs))
+// Compare is a guard as etcd's compare.
+func (s *Store) Compare(g pool.Guard) etcdwire.Compare {
+	return etcdwire.Compare{Key: []byte(s.layout.Key(g.Ref)), Created: g.Rule == pool.Created, Revision: g.Revision}
+}
+
+// Keys are where the records are.
+func (s *Store) Keys(refs []pool.Ref) [][]byte {
+	keys := make([][]byte, len(refs))
 	for i, ref := range refs {
-		ops[i] = room[i].set(keys.of(ref))
+		keys[i] = []byte(s.layout.Key(ref))
 	}
-	return ops
+	return keys
 }
 
-// StateOf reads the answers to Gets(refs), which must be the first of the branch that was taken.
-func (s *Store) StateOf(refs []pool.Ref, resp *pb.TxnResponse) *pool.State {
-	state := newState(resp.Header.Revision, len(refs))
-	s.addTo(state, refs, resp)
+// StateOf reads the answers to reads of refs, which must be the first ones.
+func (s *Store) StateOf(refs []pool.Ref, resp *etcdwire.Response) *pool.State {
+	state := newState(resp.Revision, len(refs))
+	s.addTo(state, refs, resp.Reads)
 	return state
 }
 
@@ -235,10 +230,10 @@ func newState(revision int64, size int) *pool.State {
 	return &pool.State{Revision: revision, Asked: make(map[pool.Ref]bool, size), Records: make(map[pool.Ref]pool.Record, size)}
 }
 
-func (s *Store) addTo(state *pool.State, refs []pool.Ref, resp *pb.TxnResponse) {
+func (s *Store) addTo(state *pool.State, refs []pool.Ref, reads []*pb.RangeResponse) {
 	for i, ref := range refs {
 		state.Asked[ref] = true
-		for _, kv := range resp.Responses[i].GetResponseRange().GetKvs() {
+		for _, kv := range reads[i].Kvs {
 			state.Records[ref] = s.read(decode(ref, kv))
 		}
 	}
@@ -270,7 +265,9 @@ func (s *Store) PutReplica(ctx context.Context, r *pool.Replica, lease clientv3.
 	if err != nil {
 		return err
 	}
-	_, err = s.commit(ctx, &request{ops: []*pb.RequestOp{put(s.layout.Key(r.Ref()), value, int64(lease))}})
+	txn := new(etcdwire.Txn)
+	txn.Put([]byte(s.layout.Key(r.Ref())), []byte(value), int64(lease))
+	_, err = s.commit(ctx, txn)
 	return err
 }
 
@@ -303,11 +300,12 @@ func again(err error) bool {
 }
 
 func (s *Store) sweepBatch(ctx context.Context, keys []string, p *pool.Pool) error {
-	req := &request{cmps: s.Cmps([]pool.Guard{pool.Same(p)})}
+	txn := new(etcdwire.Txn)
+	txn.If(s.Compare(pool.Same(p)))
 	for _, key := range keys {
-		req.ops = append(req.ops, del(key))
+		txn.Delete([]byte(key))
 	}
-	resp, err := s.commit(ctx, req)
+	resp, err := s.commit(ctx, txn)
 	if err == nil && !resp.Succeeded {
 		err = pool.Refuse(pool.ReasonConflict, "pool %s was changed by somebody else while its records were being deleted; try again", p.Name)
 	}

@@ -10,11 +10,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/rotatord/rotatord/internal/etcdwire"
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
@@ -440,7 +440,14 @@ func TestPiecesForOtherTransactions(t *testing.T) {
 	life := pool.Life{Pool: "p", Key: "k", Generation: revision}
 	refs := []pool.Ref{pool.ActiveRef("p", "k"), pool.RotationRef(life)}
 	guards := []pool.Guard{pool.LifeIs(life), pool.Absent(refs[1])}
-	resp, err := s.committer.Commit(t.Context(), &pb.TxnRequest{Compare: s.Cmps(guards), Success: append(s.Gets(refs), get("/rotator/locks/p/k"))})
+	txn := new(etcdwire.Txn)
+	for _, g := range guards {
+		txn.If(s.Compare(g))
+	}
+	for _, key := range append(s.Keys(refs), []byte("/rotator/locks/p/k")) {
+		txn.Get(key)
+	}
+	resp, err := s.committer.Commit(t.Context(), txn)
 	if err != nil || !resp.Succeeded {
 		t.Fatalf("the transaction: %+v, %v, want it to succeed", resp, err)
 	}

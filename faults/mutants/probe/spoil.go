@@ -16,6 +16,7 @@ import (
 
 	"github.com/rotatord/rotatord/faults/check"
 	"github.com/rotatord/rotatord/internal/app"
+	"github.com/rotatord/rotatord/internal/etcdwire"
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
@@ -145,8 +146,16 @@ const noSpaceFor = 2500 * time.Millisecond
 // answered "no space", as the write that fills the quota is, and those after it are refused for a while.
 func (s *spoiler) intercept(replica string) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		txn, isTxn := req.(*pb.TxnRequest)
-		if !isTxn || len(txn.Compare) == 0 { // a read
+		var event bool
+		switch r := req.(type) {
+		case *etcdwire.Request:
+			m, err := r.Proto()
+			event = err == nil && putsEvent(m)
+		case *pb.TxnRequest:
+			if len(r.Compare) == 0 { // a read
+				return invoker(ctx, method, req, reply, cc, opts...)
+			}
+		default:
 			return invoker(ctx, method, req, reply, cc, opts...)
 		}
 		if s.kind == "no-space" && s.full(replica) {
@@ -157,7 +166,7 @@ func (s *spoiler) intercept(replica string) grpc.UnaryClientInterceptor {
 		case err != nil:
 		case s.kind == "lost" && s.chance(25):
 			return status.Error(codes.Unavailable, "the connection broke")
-		case s.kind == "no-space" && transition(txn) && s.chance(10):
+		case s.kind == "no-space" && event && s.chance(10):
 			s.fill(replica)
 			return errNoSpace
 		}
@@ -167,8 +176,11 @@ func (s *spoiler) intercept(replica string) grpc.UnaryClientInterceptor {
 
 var errNoSpace = status.Error(codes.ResourceExhausted, "etcdserver: mvcc: database space exceeded")
 
-func transition(txn *pb.TxnRequest) bool {
-	return slices.ContainsFunc(txn.Success, func(op *pb.RequestOp) bool {
+func putsEvent(m *pb.TxnRequest) bool {
+	return slices.ContainsFunc(m.Success, func(op *pb.RequestOp) bool {
+		if nested := op.GetRequestTxn(); nested != nil {
+			return putsEvent(nested)
+		}
 		return strings.HasPrefix(string(op.GetRequestPut().GetKey()), prefix+"events/")
 	})
 }
