@@ -80,7 +80,7 @@ type Worker struct {
 
 	mu      sync.Mutex // protects the following fields
 	busy    map[pool.Ref]bool
-	settled map[pool.Ref]settlement
+	settled map[pool.Record]settlement // by the mirror's records, which it replaces and does not change: fast with many
 	done    chan struct{} // gets a value when a record was worked on
 }
 
@@ -111,7 +111,7 @@ func New(cfg Config) *Worker {
 	if cfg.Steps == nil {
 		cfg.Steps = func(context.Context, Step, pool.Record) error { return nil }
 	}
-	return &Worker{Config: cfg, busy: make(map[pool.Ref]bool), settled: make(map[pool.Ref]settlement), done: make(chan struct{}, 1)}
+	return &Worker{Config: cfg, busy: make(map[pool.Ref]bool), settled: make(map[pool.Record]settlement), done: make(chan struct{}, 1)}
 }
 
 const (
@@ -187,15 +187,16 @@ func (w *Worker) forget() {
 
 // due is a record that something is to be done about, or a pool whose stock is.
 type due struct {
+	rec pool.Record
 	ref pool.Ref
 	at  settlement
 }
 
-// seen is a record as the mirror has it, with what says whether anything is to be done about it.
+// seen is a record as the mirror has it, with what says whether anything is to be done about it. For a pool that is
+// what is to be done about its stock.
 type seen struct {
-	ref      pool.Ref
-	revision int64 // of the record; of a pool's stock a number that changes with it
 	rec      pool.Record
+	revision int64 // of the record; of a pool's stock a number that changes with it
 	pool     *pool.Pool
 	lock     *pool.Lock
 }
@@ -230,13 +231,13 @@ func (w *Worker) snapshot() (all []seen, replicas []string) {
 				continue
 			}
 			for key, prep := range p.Preparing {
-				all = append(all, seen{rec: prep, pool: p.Pool, lock: p.Locks[key]})
+				all = append(all, seen{rec: prep, revision: prep.ModRevision, pool: p.Pool, lock: p.Locks[key]})
 			}
 			for key, r := range p.Retired {
-				all = append(all, seen{rec: r, pool: p.Pool, lock: p.Locks[key]})
+				all = append(all, seen{rec: r, revision: r.ModRevision, pool: p.Pool, lock: p.Locks[key]})
 			}
 			if revision, wanted := stockWork(p); wanted {
-				all = append(all, seen{ref: p.Pool.Ref(), revision: revision, pool: p.Pool})
+				all = append(all, seen{rec: p.Pool, revision: revision, pool: p.Pool})
 			}
 		}
 	})
@@ -249,26 +250,21 @@ func (w *Worker) sift(all []seen, now time.Time) (found []due, next time.Duratio
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, e := range all {
-		if e.rec != nil {
-			if e.rec.At().TooNew() {
-				continue
-			}
-			e.ref, e.revision = e.rec.Ref(), e.rec.At().ModRevision
+		if e.rec.At().TooNew() {
+			continue
 		}
-		s, known := w.settled[e.ref]
+		s, known := w.settled[e.rec]
 		if !known || s.record != e.revision || s.pool != e.pool.ModRevision {
 			s = settlement{record: e.revision, pool: e.pool.ModRevision, first: now, until: w.preview(e, now)}
-			w.settled[e.ref] = s
+			w.settled[e.rec] = s
 		}
 		if e.lock != nil && s.until.Before(e.lock.BusyUntil) {
 			s.until = e.lock.BusyUntil
 		}
-		switch {
-		case w.busy[e.ref]:
-		case s.until.After(now):
+		if s.until.After(now) {
 			next = min(next, s.until.Sub(now))
-		default:
-			found = append(found, due{e.ref, s})
+		} else if ref := e.rec.Ref(); !w.busy[ref] {
+			found = append(found, due{e.rec, ref, s})
 		}
 	}
 	return found, next
@@ -289,7 +285,7 @@ func (w *Worker) preview(e seen, now time.Time) time.Time {
 	}
 	switch {
 	case m.action == skip:
-		w.Observer.Skipped(e.ref.Kind)
+		w.Observer.Skipped(e.rec.Ref().Kind)
 	case m.action != rest:
 		return time.Time{}
 	case !m.until.IsZero():
@@ -310,9 +306,9 @@ func (w *Worker) begin(ctx context.Context, work *sync.WaitGroup, d due) bool {
 		until := w.work(ctx, d.ref)
 		w.mu.Lock()
 		delete(w.busy, d.ref)
-		if s := w.settled[d.ref]; s.record == d.at.record && s.pool == d.at.pool {
+		if s := w.settled[d.rec]; s.record == d.at.record && s.pool == d.at.pool {
 			s.until = until
-			w.settled[d.ref] = s
+			w.settled[d.rec] = s
 		}
 		w.mu.Unlock()
 		select {
