@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"runtime"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // startTimeout bounds the start: the embedded etcd may have a long log to read.
@@ -20,6 +22,7 @@ const ballast = 32 << 20
 func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	held := make([]byte, ballast)
 	defer runtime.KeepAlive(held)
+	uuid.EnableRandPool() // a rotation has five ids, and none is a secret
 	sctx, cancel := context.WithTimeout(ctx, startTimeout)
 	replica, err := Start(sctx, cfg, log, Seams{})
 	cancel()

@@ -12,6 +12,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+
+	"github.com/rotatord/rotatord/internal/etcdwire"
 )
 
 // Config says how etcd is reached.
@@ -90,6 +92,7 @@ func dialOptions() []grpc.DialOption {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"` + avoidHung + `": {}}]}`),
 		grpc.WithStatsHandler(sendingHandler{}),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(etcdwire.Codec())),
 	}
 }
 

@@ -130,7 +130,7 @@ func (s *Store) attemptContext(ctx context.Context) (context.Context, context.Ca
 }
 
 const (
-	usualKey   = 64  // bytes of a key after the prefix; longer ones cost an allocation
+	usualKey   = 40  // bytes of a key after the prefix; longer ones cost an allocation
 	usualValue = 512 // bytes of a value
 )
 

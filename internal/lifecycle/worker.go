@@ -81,7 +81,7 @@ type Worker struct {
 	mu      sync.Mutex // protects the following fields
 	busy    map[pool.Ref]bool
 	settled map[pool.Record]settlement // by the mirror's records, which it replaces and does not change: fast with many
-	done    chan struct{} // gets a value when a record was worked on
+	done    chan struct{}              // gets a value when a record was worked on
 }
 
 // settlement says that nothing is to be done about a record before a time, as long as it and its pool are as they were.
@@ -118,9 +118,9 @@ const (
 	// shareGrace is how long a replica leaves work to the replica whose share it is.
 	shareGrace = 500 * time.Millisecond
 	// lookPause is the shortest time between two looks, however fast the store changes, and lookShare how many times as
-	// long as a look the pause after it is: looking costs a few hundredths of a processor at the most.
+	// long as a look the pause after it is: looking costs a hundredth of a processor at the most.
 	lookPause = 50 * time.Millisecond
-	lookShare = 20
+	lookShare = 100
 	// longest is the longest time without a look, and unready that while the store cannot be written.
 	longest = time.Minute
 	unready = time.Second

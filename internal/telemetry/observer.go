@@ -16,11 +16,16 @@ const maxError = 1024
 func (t *Telemetry) Rotated(r *pool.Rotation, took time.Duration) {
 	t.metrics.rotations.WithLabelValues(t.poolLabel(r.Pool), r.Trigger.String(), pool.OutcomeRotated.String()).Inc()
 	t.metrics.duration.Observe(took.Seconds())
-	t.log.LogAttrs(context.Background(), slog.LevelInfo, "key rotated",
-		slog.String("pool", r.Pool), slog.String("key", r.Key), slog.String("new_key", r.NewKey), slog.String("slot", r.Slot),
+	ctx := context.Background()
+	if !t.log.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
+	line := slog.NewRecord(time.Now(), slog.LevelInfo, "key rotated", 0) // a Logger would look for its caller, a third of the cost
+	line.AddAttrs(slog.String("pool", r.Pool), slog.String("key", r.Key), slog.String("new_key", r.NewKey), slog.String("slot", r.Slot),
 		slog.Int64("generation", r.Generation), slog.String("trigger", r.Trigger.String()),
 		slog.String("source", clip(r.Source, pool.MaxSource)), slog.String("reason", clip(r.Reason, pool.MaxReason)),
 		slog.String("request_id", r.RequestID), slog.String("rotation", r.ID), slog.Duration("took", took))
+	_ = t.log.Handler().Handle(ctx, line) // as a Logger does
 }
 
 // Parked implements pool.Observer. It counts nothing: the calls that are told are counted, and what waits is a gauge.
