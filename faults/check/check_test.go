@@ -111,12 +111,12 @@ func (s *story) boundRotations(limit int, window string, n int, apart time.Durat
 }
 
 // rests is a key that begins to rest until a time, and its event.
-func rests(key, slot, status string, generation int64, until time.Time, also string) (active, tells recorder.Change) {
+func rests(key, slot, status string, generation int64, until time.Time, reason, request string) (active, tells recorder.Change) {
 	end := until.UTC().Format(time.RFC3339Nano)
-	active = put("active/p/"+key, fmt.Sprintf(`{"slot":%q,"status":"KEY_STATUS_%s","statusUntil":%q,%s}`, slot, status, end, sealed(key)))
+	active = put("active/p/"+key, fmt.Sprintf(`{"slot":%q,"status":"KEY_STATUS_%s","statusUntil":%q,"statusReason":%q,%s}`, slot, status, end, reason, sealed(key)))
 	active.Create = generation
 	tells = event(fmt.Sprint("rests-", key, end), "key.cooled_down", "keys/"+key,
-		fmt.Sprintf(`"keyId":%q,"slot":%q,"status":"KEY_STATUS_%s","statusUntil":%q,"generation":"%d",%s`, key, slot, status, end, generation, also))
+		fmt.Sprintf(`"keyId":%q,"slot":%q,"status":"KEY_STATUS_%s","statusUntil":%q,"generation":"%d","requestId":%q`, key, slot, status, end, generation, request))
 	return active, tells
 }
 
@@ -203,7 +203,7 @@ func TestGoodRunWithABound(t *testing.T) {
 	s.boundRotations(1, "2s", 2, 3*time.Second)
 	s.op(history.Op{Kind: history.Rotate, Key: "b0", Code: "RESOURCE_EXHAUSTED", Reason: "ROTATION_BOUND"})
 	s.rev(put("tokens/p/reached", `{}`), event("reached", "pool.bound_reached", "pools/p", ""))
-	cools, tells := rests("d1", "c1", "ERROR", s.at-1, s.in.Epoch.Add(s.time+time.Second), `"rule":"bound"`)
+	cools, tells := rests("d1", "c1", "ERROR", s.at-1, s.in.Epoch.Add(s.time+time.Second), "bound", "")
 	s.rev(cools, tells)
 	keys := []history.Key{
 		{ID: "b0", Slot: "a0", Generation: s.in.Ops[4].Revision, Priority: 1, SecretRight: true},

@@ -24,7 +24,7 @@ func (s *step) cooled(id string, is, was *record) string {
 	if d.Status != is.Status || !d.StatusUntil.Equal(is.StatusUntil) || d.Generation != is.create || d.Slot != is.Slot {
 		s.violate("I8", id, "the event says %+v, the key is %s until %v, of generation %d", d, is.Status, is.StatusUntil, is.create)
 	}
-	s.world.rests[id] = append(s.world.rests[id], rest{s.events[0], is.StatusUntil})
+	s.world.rests[id] = append(s.world.rests[id], rest{s.events[0], is.StatusUntil, is.StatusReason})
 	s.inIncident(id, d.RequestID, s.events[0].Time)
 	return "key.cooled_down"
 }
@@ -32,7 +32,8 @@ func (s *step) cooled(id string, is, was *record) string {
 // rest is a cool-down that was written.
 type rest struct {
 	event
-	until time.Time
+	until  time.Time
+	reason string
 }
 
 // incident is one that begins: never in another one.
@@ -74,7 +75,7 @@ func (r *run) reports() {
 	}
 	for _, rests := range r.world.rests {
 		for _, c := range rests {
-			if c.Data.Rule == "bound" { // of a trigger that was refused
+			if c.reason == "bound" { // of a trigger that was refused
 				continue
 			}
 			r.askedFor(asked, c.pool, c.Data.KeyID, c.Data.RequestID, c.Data.Generation, c.revision, "a rest")

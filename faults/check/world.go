@@ -17,7 +17,7 @@ type value struct {
 	Slot, Status, State, Phase                string
 	ID, KeyID, NewKeyID, Replaces, ReplacedBy string
 	RequestID, Holder, Campaign               string
-	Type, Source, Subject                     string
+	Type, Source, Subject, StatusReason       string
 	Generation                                int64 `json:",string"`
 	Paused, Deleting                          bool
 	Schema, KnowsSchema                       int
@@ -39,9 +39,9 @@ type value struct {
 		Priority int
 	}
 	Data struct {
-		KeyID, NewKeyID, RequestID, RotationID, Slot, ProxyID, Status, Home, Phase, Rule string
-		Generation                                                                       int64 `json:",string"`
-		StatusUntil                                                                      time.Time
+		KeyID, NewKeyID, RequestID, RotationID, Slot, ProxyID, Status, Home, Phase string
+		Generation                                                                 int64 `json:",string"`
+		StatusUntil                                                                time.Time
 	}
 }
 
