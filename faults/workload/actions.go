@@ -196,7 +196,7 @@ func (c *caller) lateTrigger(ctx context.Context, b *board) {
 
 // lateRepeat asks again what was asked before, by whomever.
 func (c *caller) lateRepeat(ctx context.Context, b *board) {
-	if t, ok := b.pickPast(c); ok {
+	if t, ok := b.pickPast(c); ok && t.request != "" {
 		c.rotate(ctx, c.rng.IntN(len(c.replicas)), b, t, parties[c.rng.IntN(len(parties))], "")
 	}
 }

@@ -229,7 +229,7 @@ func (c *caller) counts(ctx context.Context, b *board) *v1.PoolCounts {
 
 // report tells that an upstream has answered with a status to a request with a key. The body is what goes with it.
 func (c *caller) report(ctx context.Context, first int, b *board, t trigger, httpStatus int, proxy string) history.Op {
-	b.asked(t)
+	b.asked(trigger{key: t.key, generation: t.generation}) // not the request: it must not be repeated as a trigger
 	op := history.Op{Kind: history.Report, Pool: b.Name, Key: t.key, Generation: t.generation, RequestID: t.request, Status: httpStatus, Proxy: proxy}
 	op = c.callFrom(ctx, first, op, func(ctx context.Context, r *replica, op *history.Op) error {
 		resp, err := r.rot.ReportFailure(ctx, &v1.ReportFailureRequest{
