@@ -56,7 +56,7 @@ func (m *minted) calls(d check.Deed) {
 
 func (m *minted) verify() {
 	m.rev(m.stock("m0", "VERIFYING", `"observedGeneration":{"planned":"1","minting":"1"}`), m.tells("key.minted", "m0", "PREPARING", "KEY_PHASE_VERIFYING", 0))
-	m.rev(del("stock/p/m0"), put("backup/p/m0", "{"+sealed("m0")+"}"), m.tells("key.stocked", "m0", "BACKUP", "KEY_PHASE_UNSPECIFIED", 0))
+	m.rev(del("stock/p/m0"), put("backup/p/m0", "{"+sealed("m0")+"}"), m.tells("key.stocked", "m0", "BACKUP", "", 0))
 	m.rev(del("tokens/p/stock-low"))
 }
 
@@ -120,7 +120,7 @@ func TestViolationsOfPhases(t *testing.T) {
 			m.rev(m.stock("m0", "PLANNED", `"attempts":0`), m.tells("key.planned", "m0", "PREPARING", "KEY_PHASE_PLANNED", 0))
 			m.rev(m.stock("m0", "VERIFYING", `"observedGeneration":{"planned":"1"}`), m.tells("key.minted", "m0", "PREPARING", "KEY_PHASE_VERIFYING", 0))
 		}},
-		{"a phase that is gone through twice", "I8", "had completed generation 1", func(m *minted) {
+		{"a phase that is gone through twice", "I8", "had completed generation 2", func(m *minted) {
 			m.mint()
 			m.rev(m.stock("m0", "FAILED", `"observedGeneration":{"planned":"1","failed":"1"},"intent":"i1"`), m.tells("key.mint_failed", "m0", "PREPARING", "KEY_PHASE_FAILED", 0))
 			m.rev(put("stock/p/m0", `{"phase":"STOCK_PHASE_PLANNED","work":{"generation":"2","observedGeneration":{"planned":"2","failed":"1"},"intent":"i1"}}`), m.tells("key.retried", "m0", "PREPARING", "KEY_PHASE_PLANNED", 0))
@@ -153,7 +153,7 @@ func TestViolationsOfPhases(t *testing.T) {
 		}},
 		{"purged with its secret", "I8", "has its secret still", func(m *minted) {
 			all(m)
-			m.change("retired/p/a0", `}}`, `},`+sealed("a0")+`}`)
+			m.change("retired/p/a0", `}}}`, `}},`+sealed("a0")+`}`)
 		}},
 		{"revoked while its slot is empty", "phases", "no key in service", func(m *minted) {
 			m.rev(del("active/p/b0"), event("x", "key.removed", "keys/b0", `"keyId":"b0"`))
