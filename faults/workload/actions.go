@@ -115,7 +115,7 @@ var actions = []action{
 	{2, admin, (*caller).pauseShortly},
 	{8, admin, (*caller).contest},
 	{24, provided, (*caller).tend},
-	{8, provided, (*caller).regret},
+	{16, provided, (*caller).regret},
 	{24, reports, (*caller).failure},
 	{6, reports, (*caller).lateReport},
 	{12, outages, (*caller).allFail},
@@ -381,11 +381,13 @@ func (c *caller) tend(ctx context.Context, b *board) {
 	}
 }
 
-// regret puts back a key that is about to be revoked: some are already, and some are at this moment.
+// regret puts back keys that are about to be revoked: some are already, and some are at this moment.
 func (c *caller) regret(ctx context.Context, b *board) {
-	retired, ok := c.phases(ctx, b, v1.KeyHome_KEY_HOME_RETIRED)
-	if keys := retired[v1.KeyPhase_KEY_PHASE_RETIRED]; ok && len(keys) > 0 {
-		c.restore(ctx, b, keys[c.rng.IntN(len(keys))])
+	retired, _ := c.phases(ctx, b, v1.KeyHome_KEY_HOME_RETIRED)
+	for _, key := range retired[v1.KeyPhase_KEY_PHASE_RETIRED] {
+		if c.chance(40) {
+			c.restore(ctx, b, key)
+		}
 	}
 }
 
