@@ -34,12 +34,12 @@ const (
 	reconcileGo  = "internal/lifecycle/reconcile.go"
 )
 
-// uncompared leaves out the compares for which a condition on t and g holds. They are still read when the transaction
-// is lost, because decisions rest on that.
+// uncompared leaves out the compares of transitions for which a condition on t and g holds. They are still read when the
+// transaction is lost, because decisions rest on that.
 func uncompared(condition string) edit {
 	return edit{storeGo, `cmps: s.Cmps(t.If), event: t.Event != nil}`, `event: t.Event != nil}
 	for _, g := range t.If {
-		if !(` + condition + `) {
+		if t.Event == nil || !(` + condition + `) {
 			req.cmps = append(req.cmps, s.Cmps([]pool.Guard{g})...)
 		}
 	}`}
@@ -221,5 +221,13 @@ var mutants = []mutant{
 			s`, `		if rot := p.Rotation(Life{rep.Pool, rep.Key, rep.Generation}); rot != nil && p.Active[rep.Key] == nil {
 			s`},
 		},
+	},
+	{
+		name: "rest without comparing the key", spoil: "late key.cooled_down",
+		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyCooledDown && g.Ref.Kind == pool.KindActive`)},
+	},
+	{
+		name: "incident not seen by the commit", spoil: "late key.rotated",
+		edits: []edit{{commitGo, `if f.req.reported && now.pool.IncidentAt(r.Now()) != nil {`, `if f.req.reported && now.pool.IncidentAt(r.Now()) != nil && f.fulfils {`}},
 	},
 }
