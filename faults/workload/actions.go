@@ -118,7 +118,7 @@ var actions = []action{
 	{16, provided, (*caller).regret},
 	{24, reports, (*caller).failure},
 	{6, reports, (*caller).lateReport},
-	{12, outages, (*caller).allFail},
+	{18, outages, (*caller).allFail},
 }
 
 // work does one thing after the other until ctx ends.

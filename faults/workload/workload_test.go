@@ -140,7 +140,7 @@ func TestQuietRun(t *testing.T) {
 	if s.Errors["RESOURCE_EXHAUSTED ROTATION_BOUND"] == 0 {
 		t.Error("the bound of the bounded pool was never reached")
 	}
-	if s.Phases < 20 || s.Mints < 5 || s.Revoked == 0 || s.CoolDowns == 0 || s.Incidents == 0 || s.Verdicts[history.VerdictRotate] == 0 {
+	if s.Phases < 20 || s.Mints < 5 || s.Revoked == 0 || s.CoolDowns == 0 || s.Verdicts[history.VerdictRotate] == 0 {
 		t.Errorf("too little happened to keys at the upstream, or was reported: %+v", s)
 	}
 	if s.Rotations < 50 || s.Pendings == 0 || s.Lives < 50 || s.Reads < 100 {
