@@ -87,6 +87,9 @@ func (r *run) reports() {
 func (r *run) told(op history.Op) {
 	r.Stats.Verdicts[op.Verdict]++
 	from, to := r.window(op)
+	if op.Revision > 0 { // what changes nothing may be decided from a state as old as the answer says
+		from = min(from, op.Revision)
+	}
 	id := op.Pool + "/" + op.Key
 	switch {
 	case op.Incident != (op.Rule == "incident"):
