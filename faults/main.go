@@ -59,7 +59,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	f.SetOutput(stderr)
 	f.DurationVar(&o.duration, "duration", 5*time.Minute, "how long faults are injected")
 	f.Uint64Var(&o.seed, "seed", 0, "what decides faults and callers (default: a random one, which is printed)")
-	names := f.String("faults", "", "comma-separated kinds, groups (basic, replica, etcd, net, answers, lease, steps, crash, pause, quorum, space) or\nbeginnings such as crash-*; default: all of\n"+strings.Join(nemesis.Names(false), " "))
+	names := f.String("faults", "", "comma-separated kinds, groups (basic, replica, etcd, net, answers, lease, steps, phases, crash, pause, quorum, space) or\nbeginnings such as crash-*; default: all of\n"+strings.Join(nemesis.Names(false), " "))
 	f.StringVar(&o.dir, "dir", "", "directory to make the run's own in (default: that of temporary files)")
 	f.StringVar(&o.mode, "mode", "both", "cluster (three replicas, three etcd members), embedded (one replica with etcd in it), or both, one after the other")
 	f.StringVar(&o.lock, "lock", "normal", "lock of the replicas: normal, off or always-yes")

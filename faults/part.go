@@ -16,6 +16,7 @@ import (
 	"github.com/rotatord/rotatord/faults/check"
 	"github.com/rotatord/rotatord/faults/cluster"
 	"github.com/rotatord/rotatord/faults/history"
+	"github.com/rotatord/rotatord/faults/litellm"
 	"github.com/rotatord/rotatord/faults/nemesis"
 	"github.com/rotatord/rotatord/faults/workload"
 	"github.com/rotatord/rotatord/internal/recorder"
@@ -28,7 +29,7 @@ const (
 	// settle is how long callers go on after the last fault.
 	settle = 2 * time.Second
 	// finish bounds the last operations.
-	finish = time.Minute
+	finish = 90 * time.Second
 	// tidyEvery is how often etcd is compacted apart from faults, so that its quota is not filled by history.
 	tidyEvery = 15 * time.Second
 )
@@ -54,7 +55,9 @@ type part struct {
 	workload    *workload.Workload
 	delivery    *delivery
 	deliveredTo int64 // what is checked
+	upstream    *litellm.Upstream
 	healed      time.Time
+	ended       time.Time // all that was written before is recorded
 	files       []io.Closer
 }
 
@@ -139,7 +142,9 @@ func (p *part) begin(ctx context.Context) error {
 	}
 	p.history = history.NewWriter(out)
 	p.files = append(p.files, closer(p.history.Flush)) // also if the rest fails
-	p.workload, err = workload.New(ctx, workload.Options{Replicas: p.cluster.Replicas(), Seed: p.seed, History: p.history})
+	p.upstream = litellm.New(p.seed)
+	p.files = append(p.files, closer(func() error { p.upstream.Close(); return nil }))
+	p.workload, err = workload.New(ctx, workload.Options{Replicas: p.cluster.Replicas(), Seed: p.seed, History: p.history, Upstream: p.upstream})
 	if err == nil {
 		p.delivery, err = follow(p.cluster.Replicas())
 	}
@@ -208,6 +213,7 @@ func (p *part) end(ctx context.Context) error {
 	if err := p.delivered(fctx); err != nil {
 		p.violate("I8 delivery: %v", err)
 	}
+	p.ended = time.Now()
 	last, err := p.cluster.Client().Get(fctx, "last")
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rotatord/rotatord/faults/check"
+	"github.com/rotatord/rotatord/faults/history"
 	"github.com/rotatord/rotatord/faults/nemesis"
 )
 
@@ -33,8 +34,40 @@ func (p *part) verify() error {
 		p.Violations = append(p.Violations, fmt.Sprintf("%s: %s %s/%s revision %d: %s", p.Mode, v.Invariant, v.Pool, v.Key, v.Revision, v.Text))
 	}
 	p.checkDelivery()
+	p.checkTraffic()
 	return p.save(report)
 }
+
+// longEnough is a part long enough for everything to have happened: a secret is kept for a minute at least.
+const longEnough = 90 * time.Second
+
+// checkTraffic: a run that saw too little of something has shown nothing of it. What a short one may miss by chance is left
+// to longer ones.
+func (p *part) checkTraffic() {
+	s := p.Stats
+	few := func(what string, n, least int) {
+		if n < least {
+			p.violate("too little traffic: %d %s, not %d", n, what, least)
+		}
+	}
+	if p.Mode != modeCluster || p.duration < shortest {
+		return
+	}
+	few("keys minted or asked for", s.Mints, 15)
+	few("changes of phase", s.Phases, 50)
+	few("keys revoked", s.Revoked, 5)
+	few("reports that were to rotate", s.Verdicts[history.VerdictRotate], 10)
+	few("rests", s.CoolDowns, 3)
+	if p.duration < longEnough {
+		return
+	}
+	few("secrets purged", s.Purged, 1)
+	few("incidents", s.Incidents, 2)
+	few("calls to try again what was given up", s.Requests[history.RetryKey], 1)
+}
+
+// shortest is a part of which anything is asked.
+const shortest = 30 * time.Second
 
 func (p *part) input() (*check.Input, error) {
 	files, err := p.searched()
@@ -42,6 +75,8 @@ func (p *part) input() (*check.Input, error) {
 		Epoch: p.history.Epoch(), Ops: p.history.Ops(), Recording: p.recorder.History(), Recorder: p.recording,
 		QuorumLoss: p.quorumLoss, Single: p.Mode == modeEmbedded, Healed: p.healed, Canaries: p.workload.Canaries(), Files: files, Locks: p.lock, SessionTTL: p.ttl, Slack: slack,
 	}
+	in.Upstream, in.Minted = p.upstream.Deeds()
+	in.Ended = p.ended
 	for _, e := range p.Faults {
 		in.Faults = append(in.Faults, check.Fault{Kind: e.Kind, Target: e.Target, Start: e.Start, End: e.End, Served: e.Served})
 		for _, h := range e.Holds {

@@ -15,9 +15,11 @@ func (r *run) answers() {
 	winners := make(map[string]string)
 	for _, op := range r.Ops {
 		switch {
-		case op.Kind == history.Rotate:
+		case op.Kind == history.Rotate || op.Kind == history.Report:
 			byRequest[requestOf(op.Pool, op.Key, op.RequestID)] = append(byRequest[requestOf(op.Pool, op.Key, op.RequestID)], op)
-			r.rotateAnswer(op, winners)
+			if op.Rotates() {
+				r.rotateAnswer(op, winners)
+			}
 		case op.Kind == history.GetRotation && op.Succeeded():
 			r.onRecord(op)
 		case op.Kind == history.GetKeys && op.Succeeded():
@@ -39,6 +41,8 @@ func (r *run) rotateAnswer(op history.Op, winners map[string]string) {
 	switch {
 	case op.Outcome == history.Pending && op.Succeeded():
 		r.pendingAnswer(op)
+	case op.Kind == history.Report && op.Succeeded() && op.Rotation == nil:
+		r.wrong("I6", op, "told to rotate and neither of a rotation nor that one waits")
 	case op.Succeeded():
 		rot := r.onRecord(op)
 		if rot == nil {
@@ -194,7 +198,7 @@ func (r *run) askedFor(byRequest map[string][]history.Op, pool, key, request str
 		if op.Start > r.world.seenAt(revision) || op.Generation != 0 && op.Generation != generation {
 			continue
 		}
-		if !op.NotApplied() {
+		if !op.NotApplied() && !(op.Succeeded() && op.Verdict == history.VerdictIgnore) {
 			return
 		}
 		denied = true

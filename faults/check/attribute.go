@@ -13,6 +13,8 @@ var causes = map[string][]string{
 	"pool.created":    {history.CreatePool},
 	"pool.paused":     {history.PausePool},
 	"pool.resumed":    {history.ResumePool},
+	"pool.credential": {history.SetCredential},
+	"key.retried":     {history.RetryKey},
 	"key.added":       {history.AddKeys},
 	"key.removed":     {history.RemoveKey},
 	"key.restored":    {history.RestoreKey},
@@ -62,7 +64,7 @@ func subjectsOf(op history.Op) (subjects []string) {
 		return subjects
 	case history.SetBinding, history.RemoveBinding:
 		return []string{op.Pool + "/bindings/" + op.Proxy}
-	case history.CreatePool, history.PausePool, history.ResumePool:
+	case history.CreatePool, history.PausePool, history.ResumePool, history.SetCredential:
 		return []string{op.Pool + "/pools/" + op.Pool}
 	}
 	return []string{op.Pool + "/keys/" + op.Key}

@@ -219,4 +219,22 @@ func (r *run) search(where string, texts ...[]byte) {
 			}
 		}
 	}
+	for _, text := range texts {
+		r.searchMinted(where, text)
+	}
+}
+
+// searchMinted looks for secrets that were made up in the run: each begins as keys do, and all are as long.
+func (r *run) searchMinted(where string, text []byte) {
+	const length = 35
+	for at := 0; len(r.minted) > 0; at++ {
+		next := bytes.Index(text[at:], []byte("sk-"))
+		if next < 0 {
+			return
+		}
+		if at += next; at+length <= len(text) && r.minted[string(text[at:at+length])] {
+			r.add(Violation{Invariant: "I10", Text: where + " holds a secret that was minted"})
+			return
+		}
+	}
 }

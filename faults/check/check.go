@@ -50,6 +50,10 @@ type Input struct {
 	Held       []Hold    // locks whose holders stood still with them
 	Healed     time.Time // no fault since; zero: there was none at all
 
+	Upstream []Deed    // in their order, if there was one
+	Minted   []string  // secrets that it was asked for: they may be nowhere
+	Ended    time.Time // the recording holds all that was written before; zero: and after
+
 	Canaries []string // texts that may be nowhere
 	Files    []string // logs and dumps of metrics to search for them
 
@@ -65,7 +69,7 @@ type Input struct {
 
 // Violation is a broken promise, with what is needed to look into it.
 type Violation struct {
-	Invariant string       `json:"invariant"` // I1 to I10, linearizability, callers
+	Invariant string       `json:"invariant"` // I1 to I10, linearizability, callers and others
 	Text      string       `json:"text"`
 	Pool      string       `json:"pool,omitempty"`
 	Key       string       `json:"key,omitempty"`
@@ -85,6 +89,14 @@ type Stats struct {
 	Revisions   int                      `json:"revisions"`
 	Rotations   int                      `json:"rotations"`
 	Pendings    int                      `json:"pendings"`
+	Phases      int                      `json:"phases"` // changes of one
+	Mints       int                      `json:"mints"`  // calls to make a key, and keys made before
+	Revoking    int                      `json:"revoking"`
+	Revoked     int                      `json:"revoked"`
+	Purged      int                      `json:"purged"`
+	CoolDowns   int                      `json:"coolDowns"`
+	Incidents   int                      `json:"incidents"`
+	Verdicts    map[string]int           `json:"verdicts"` // of reports
 	Requests    map[string]int           `json:"requests"` // by kind
 	Calls       int                      `json:"calls"`
 	Failed      int                      `json:"failedCalls"` // given up without an answer
@@ -141,6 +153,10 @@ func (r *Report) Write(out io.Writer) {
 	if r.More > 0 {
 		fmt.Fprintf(out, "and %d more\n", r.More)
 	}
+	if r.Stats.Phases > 0 {
+		fmt.Fprintf(out, "%d changes of phase, %d keys at the upstream or asked for, %d to be revoked, %d revoked, %d purged, %d rests, %d incidents, reports %v\n",
+			r.Stats.Phases, r.Stats.Mints, r.Stats.Revoking, r.Stats.Revoked, r.Stats.Purged, r.Stats.CoolDowns, r.Stats.Incidents, r.Stats.Verdicts)
+	}
 	fmt.Fprintf(out, "%d revisions, %d rotations, %d waited for stock, %d calls, %d given up, %d lives linearized, %d reads compared, %d violations\n",
 		r.Stats.Revisions, r.Stats.Rotations, r.Stats.Pendings, r.Stats.Calls, r.Stats.Failed, r.Stats.Lives, r.Stats.Reads, len(r.Violations)+r.More)
 }
@@ -149,20 +165,32 @@ func (r *Report) Write(out io.Writer) {
 type run struct {
 	Input
 	*Report
-	world *world
+	world    *world
+	reported map[string]bool // requests of reports
+	minted   map[string]bool // secrets, as in Minted
 }
 
 // Run checks a run.
 func Run(in Input) *Report {
 	r := &run{Input: in.withDefaults(), Report: &Report{Stats: Stats{
-		Requests: make(map[string]int), Errors: make(map[string]int), Faults: make(map[string]int), Schemas: make(map[int]int),
+		Verdicts: make(map[string]int), Requests: make(map[string]int), Errors: make(map[string]int), Faults: make(map[string]int), Schemas: make(map[int]int),
 		Slowest: make(map[string]time.Duration), Unavailable: make(map[string]time.Duration),
-	}}}
+	}}, reported: make(map[string]bool), minted: make(map[string]bool)}
+	for _, op := range in.Ops {
+		if op.Kind == history.Report {
+			r.reported[requestOf(op.Pool, op.Key, op.RequestID)] = true
+		}
+	}
+	for _, secret := range in.Minted {
+		r.minted[secret] = true
+	}
 	for _, v := range in.Recorder {
 		r.add(Violation{Invariant: "recorder", Text: v})
 	}
 	r.replay()
 	r.answers()
+	r.reports()
+	r.upstream()
 	r.attribute()
 	r.linearize()
 	r.callers()

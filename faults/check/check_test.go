@@ -110,6 +110,16 @@ func (s *story) boundRotations(limit int, window string, n int, apart time.Durat
 	}
 }
 
+// rests is a key that begins to rest until a time, and its event.
+func rests(key, slot, status string, generation int64, until time.Time, reason, request string) (active, tells recorder.Change) {
+	end := until.UTC().Format(time.RFC3339Nano)
+	active = put("active/p/"+key, fmt.Sprintf(`{"slot":%q,"status":"KEY_STATUS_%s","statusUntil":%q,"statusReason":%q,%s}`, slot, status, end, reason, sealed(key)))
+	active.Create = generation
+	tells = event(fmt.Sprint("rests-", key, end), "key.cooled_down", "keys/"+key,
+		fmt.Sprintf(`"keyId":%q,"slot":%q,"status":"KEY_STATUS_%s","statusUntil":%q,"generation":"%d","requestId":%q`, key, slot, status, end, generation, request))
+	return active, tells
+}
+
 func (s *story) lock(key, holder string) {
 	s.rev(put("locks/p/"+key, fmt.Sprintf(`{"holder":%q}`, holder)))
 }
@@ -193,9 +203,8 @@ func TestGoodRunWithABound(t *testing.T) {
 	s.boundRotations(1, "2s", 2, 3*time.Second)
 	s.op(history.Op{Kind: history.Rotate, Key: "b0", Code: "RESOURCE_EXHAUSTED", Reason: "ROTATION_BOUND"})
 	s.rev(put("tokens/p/reached", `{}`), event("reached", "pool.bound_reached", "pools/p", ""))
-	cools := put("active/p/d1", fmt.Sprintf(`{"slot":"c1","status":"KEY_STATUS_ERROR","statusUntil":%q,%s}`, s.in.Epoch.Add(s.time+time.Second).UTC().Format(time.RFC3339Nano), sealed("d1")))
-	cools.Create = s.at - 1
-	s.rev(cools, event("cools", "key.cooled_down", "keys/d1", `"keyId":"d1"`))
+	cools, tells := rests("d1", "c1", "ERROR", s.at-1, s.in.Epoch.Add(s.time+time.Second), "bound", "")
+	s.rev(cools, tells)
 	keys := []history.Key{
 		{ID: "b0", Slot: "a0", Generation: s.in.Ops[4].Revision, Priority: 1, SecretRight: true},
 	}

@@ -217,6 +217,9 @@ func (r *run) deeds() map[string][]porcupine.Operation {
 			number[op.Client] = len(number)
 		}
 		d.kind, d.request, d.op = op.Kind, op.RequestID, int64(i+1)
+		if op.Kind == history.Report { // that was to rotate, as a trigger is
+			d.kind = history.Rotate
+		}
 		d.parks = r.parked(op)
 		end := op.End
 		if d.unknown {
@@ -231,7 +234,7 @@ func (r *run) deeds() map[string][]porcupine.Operation {
 func (r *run) deed(op history.Op) (life string, d deed, about bool) {
 	id := op.Pool + "/" + op.Key
 	switch {
-	case op.Kind != history.Rotate && op.Kind != history.GetRotation:
+	case !op.Rotates() && op.Kind != history.GetRotation:
 		return r.operatorsDeed(op)
 	case op.Succeeded() && op.Rotation != nil:
 		return lifeOf2(id, op.Rotation.Generation), deed{outcome: op.Outcome, rotation: op.Rotation.ID, by: op.Rotation.RequestID}, true
@@ -246,7 +249,7 @@ func (r *run) deed(op history.Op) (life string, d deed, about bool) {
 		return lifeOf2(id, generation), deed{outcome: history.Pending}, generation != 0
 	case op.Reason == "ROTATION_NOT_FOUND" && op.Generation != 0:
 		return lifeOf2(id, op.Generation), deed{}, r.world.lived(id, op.Generation)
-	case op.Kind == history.Rotate && op.Unknown():
+	case op.Rotates() && op.Unknown():
 		generation := r.lifeOfRequest(op)
 		return lifeOf2(id, generation), deed{unknown: true}, generation != 0
 	}

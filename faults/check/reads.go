@@ -37,6 +37,8 @@ func (r *run) compareRead(op history.Op) {
 		c.rotation()
 	case history.Rotate:
 		c.current()
+	case history.Report:
+		c.goOn()
 	default:
 		c.written()
 	}
@@ -120,6 +122,8 @@ func (c *read) key() {
 		want.Home, want.Revision, want.Status = "BACKUP", b.mod, "UNSPECIFIED"
 	} else if r := c.at("retired"); r != nil {
 		want.Home, want.Slot, want.Generation, want.Revision, want.Status = "RETIRED", r.Slot, r.Generation, r.mod, "UNSPECIFIED"
+	} else if p := c.at("stock"); p != nil {
+		want.Home, want.Revision, want.Status = "PREPARING", p.mod, "UNSPECIFIED"
 	}
 	have := *got
 	have.SecretRight = false
@@ -158,6 +162,25 @@ func (c *read) current() {
 	}
 }
 
+// goOn: the key that came with a report's answer is one to go on with.
+func (c *read) goOn() {
+	got := c.op.Current
+	if c.op.Verdict == history.VerdictRotate || got == nil {
+		c.current()
+		return
+	}
+	if !got.SecretRight {
+		c.violate("read", "the secret of key %s is not the one it was added with", got.ID)
+	}
+	switch a := c.world.at["active/"+c.op.Pool+"/"+got.ID]; {
+	case c.op.Rotation != nil: // of a life that is over: the slot's key, whatever it is
+	case a == nil || a.create != got.Generation || a.Slot != got.Slot:
+		c.violate("read", "the answer gives key %s of generation %d in slot %s, which was not in service there at revision %d", got.ID, got.Generation, got.Slot, c.op.Revision)
+	case a.Status != "KEY_STATUS_HEALTHY" && (a.StatusUntil.IsZero() || c.since(a.StatusUntil) > c.op.End):
+		c.violate("read", "the answer gives key %s to go on with, which is %s", got.ID, a.Status)
+	}
+}
+
 // written: what a write says it did is there at the revision it says.
 func (c *read) written() {
 	active, p := c.at("active"), c.world.at["pools/"+c.op.Pool+"/"]
@@ -174,7 +197,11 @@ func (c *read) written() {
 		b := c.at("backup")
 		ok = b != nil && b.create == c.op.Revision
 	case history.RemoveKey:
-		ok = active == nil && c.at("backup") == nil && c.at("retired") == nil
+		r := c.at("retired") // one that may be at the upstream is to be revoked there
+		ok = active == nil && c.at("backup") == nil && c.at("stock") == nil && (r == nil || r.create == c.op.Revision && r.Phase == "RETIRED_PHASE_REVOKING")
+	case history.RetryKey:
+		prep, r := c.at("stock"), c.at("retired")
+		ok = prep != nil && prep.mod == c.op.Revision && prep.Phase == "STOCK_PHASE_PLANNED" || r != nil && r.mod == c.op.Revision && r.Phase == "RETIRED_PHASE_REVOKING"
 	case history.SetBinding:
 		ok = c.bound()
 	case history.RemoveBinding:

@@ -115,6 +115,9 @@ func (r *run) transition(revision, arrived int64, changes []recorder.Change, bef
 		if kind == "relays" || kind == "leaders" {
 			continue // they say nothing of keys
 		}
+		if s.recorded(c, kind, pool+"/"+name); recorder.NoTransition(c.Key, raw(s.was(c.Key)), c.Value) {
+			continue
+		}
 		s.changed[kind] = append(s.changed[kind], pool+"/"+name)
 		if !transient(kind) && kind != "events" {
 			s.durable++
@@ -133,6 +136,7 @@ func (r *run) transition(revision, arrived int64, changes []recorder.Change, bef
 	s.bindings()
 	s.schemas()
 	kind, subject := s.classify()
+	s.removedByHand(kind, subject)
 	switch {
 	case len(s.events) != 1:
 		s.violate("I8", subject, "a transition (%s) with %d events", kind, len(s.events))
@@ -140,6 +144,19 @@ func (r *run) transition(revision, arrived int64, changes []recorder.Change, bef
 		s.violate("I8", subject, "changes that are no transition, with event %s %s: %v", s.events[0].Type, s.events[0].Subject, s.changed)
 	case s.events[0].Type != "dev.rotatord."+kind+".v1" || s.events[0].pool+"/"+s.events[0].Subject != subject:
 		s.violate("I8", subject, "transition %s with event %s of %s/%s", kind, s.events[0].Type, s.events[0].pool, s.events[0].Subject)
+	}
+}
+
+// removedByHand remembers a key that left its home for none.
+func (s *step) removedByHand(kind, subject string) {
+	pool, key, _ := strings.Cut(subject, "/keys/")
+	if kind != "key.removed" {
+		return
+	}
+	for _, home := range []string{"active", "backup", "retired", "stock"} {
+		if was := s.was(home + "/" + pool + "/" + key); was != nil && s.is("retired/"+pool+"/"+key) == nil {
+			s.world.dropped[pool+"/"+key] = was
+		}
 	}
 }
 
@@ -158,11 +175,11 @@ func (s *step) swept() bool {
 
 // homes: a key has one home, its own slot, and is neither used twice nor lost.
 func (s *step) homes() {
-	ids := slices.Concat(s.changed["active"], s.changed["backup"], s.changed["retired"])
+	ids := slices.Concat(s.changed["active"], s.changed["backup"], s.changed["retired"], s.changed["stock"])
 	slices.Sort(ids)
 	for _, id := range slices.Compact(ids) {
 		var is, was []string
-		for _, home := range []string{"active", "backup", "retired"} {
+		for _, home := range []string{"active", "backup", "retired", "stock"} {
 			if s.is(home+"/"+id) != nil {
 				is = append(is, home)
 			}
@@ -236,12 +253,15 @@ func (s *step) classify() (kind, subject string) {
 		return s.rotation(s.changed["rotations"][0])
 	case len(s.changed["pools"]) > 0:
 		return s.pool(s.changed["pools"][0])
+	case len(s.changed["stock"]) > 0:
+		return s.preparation(s.changed["stock"][0])
 	case len(s.changed["bindings"]) > 0:
 		id := s.changed["bindings"][0]
 		return pickKind(s.is("bindings/"+id) != nil, "binding.set", "binding.removed"), s.within(id, "bindings")
 	case len(s.changed["backup"]) > 0 && s.is("backup/"+s.changed["backup"][0]) != nil:
 		id := s.changed["backup"][0]
 		if s.was("retired/"+id) != nil && s.is("retired/"+id) == nil {
+			s.restorable(id)
 			return s.restored(id)
 		}
 		return pickKind(s.was("backup/"+id) == nil && len(s.changed["fingerprints"]) == 1, "key.added", ""), s.within(id, "keys")
@@ -250,15 +270,14 @@ func (s *step) classify() (kind, subject string) {
 	case len(s.changed["backup"]) > 0:
 		return "key.removed", s.within(s.changed["backup"][0], "keys")
 	case len(s.changed["retired"]) > 0:
-		id := s.changed["retired"][0]
-		return pickKind(s.is("retired/"+id) == nil, "key.removed", ""), s.within(id, "keys")
+		return s.retirement(s.changed["retired"][0])
 	case len(s.changed["slots"]) > 0:
 		id := s.changed["slots"][0]
 		slot := s.is("slots/" + id)
 		return pickKind(slot != nil && slot.State == "SLOT_STATE_CLOSING", "slot.closing", "slot.reopened"), s.within(id, "slots")
 	case len(s.changed["tokens"]) == 1:
 		pool, name, _ := strings.Cut(s.changed["tokens"][0], "/")
-		return pickKind(name == "reached", "pool.bound_reached", ""), s.within(pool+"/"+pool, "pools")
+		return pickKind(name == "reached", "pool.bound_reached", pickKind(name == stockLow, "pool.stock_low", "")), s.within(pool+"/"+pool, "pools")
 	}
 	return "", "/"
 }
@@ -289,6 +308,12 @@ func (s *step) pool(id string) (kind, subject string) {
 		return "pool.deleting", subject
 	case is.Paused != was.Paused:
 		return pickKind(is.Paused, "pool.paused", "pool.resumed"), subject
+	case s.has("dev.rotatord.pool.credential.v1"):
+		return pickKind(sameBut(is, was, "credential"), "pool.credential", ""), subject
+	case is.Incident != nil && (was.Incident == nil || *is.Incident != *was.Incident):
+		return s.incident(pool, is, was), subject
+	case is.Incident == nil && was.Incident != nil:
+		return "pool.incident_ended", subject
 	}
 	return "pool.updated", subject
 }
@@ -312,8 +337,8 @@ func (s *step) active(id string) (kind, subject string) {
 		return "key.disabled", subject
 	case is.Status == "KEY_STATUS_HEALTHY":
 		return "key.enabled", subject
-	case is.Status == "KEY_STATUS_ERROR" && was.Status != "KEY_STATUS_DISABLED" && was.Status != "KEY_STATUS_EXHAUSTED":
-		return pickKind(is.StatusUntil.After(was.StatusUntil), "key.cooled_down", ""), subject
+	case is.Status == "KEY_STATUS_ERROR" || is.Status == "KEY_STATUS_RATE_LIMITED":
+		return s.cooled(id, is, was), subject
 	}
 	return "", subject
 }
@@ -365,6 +390,7 @@ func (s *step) rotation(id string) (kind, subject string) {
 	s.allowed(key, s.was("active/"+key))
 	s.fenced(key, s.events)
 	s.spent(key)
+	s.inIncident(key, rot.RequestID, rec.CommittedAt)
 	s.world.ended[lifeOf(pool, old, rot.generation)], s.world.rotated[rot.ID] = rot, rot
 	s.world.byOld[key] = append(s.world.byOld[key], rot)
 	return "key.rotated", s.within(key, "keys")

@@ -17,16 +17,21 @@ type value struct {
 	Slot, Status, State, Phase                string
 	ID, KeyID, NewKeyID, Replaces, ReplacedBy string
 	RequestID, Holder, Campaign               string
-	Type, Source, Subject                     string
+	Type, Source, Subject, StatusReason       string
 	Generation                                int64 `json:",string"`
 	Paused, Deleting                          bool
 	Schema, KnowsSchema                       int
-	StatusUntil, UsedAt                       time.Time
+	StatusUntil, UsedAt, CommittedAt          time.Time
+	RetiredAt, PlannedAt, Time                time.Time
+	Incident                                  *incident
+	Work                                      work
 	Spec                                      struct {
 		RotationBound struct {
 			Rotations *int
 			Window    string
 		}
+		Provider   *struct{}
+		Retirement struct{ RevokeAfter, SecretRetention string }
 	}
 	Sealed struct{ Fingerprint string }
 	Slots  []struct {
@@ -34,15 +39,20 @@ type value struct {
 		Priority int
 	}
 	Data struct {
-		KeyID, NewKeyID, RequestID, RotationID, Slot, ProxyID, Status, Home string
-		Generation                                                          int64 `json:",string"`
+		KeyID, NewKeyID, RequestID, RotationID, Slot, ProxyID, Status, Home, Phase string
+		Generation                                                                 int64 `json:",string"`
+		StatusUntil                                                                time.Time
 	}
 }
+
+// incident is a time in which reports change nothing.
+type incident struct{ Since, Until time.Time }
 
 // record is a record as of a revision.
 type record struct {
 	value
 	create, mod, lease int64
+	raw                json.RawMessage
 }
 
 // world is everything under the prefix as of a revision, and what it was before.
@@ -60,8 +70,12 @@ type world struct {
 	parks   map[string][]park  // by pool and key
 	spends  map[string][]spend // tokens of the bound that were used, by pool
 	events  []event
-	removed map[string]int64 // lives that ended by removal, with the revision
-	schema  int              // the newest that all replicas on record have known at one moment
+	removed map[string]int64    // lives that ended by removal, with the revision
+	intents map[string][]intent // calls that were announced, by pool and key, in order
+	dropped map[string]*record  // what the last record of a key said that was removed by hand, by pool and key
+	rests   map[string][]rest   // by pool and key
+	revokes map[string]int64    // when a key was first to be revoked, by pool and key
+	schema  int                 // the newest that all replicas on record have known at one moment
 }
 
 // keyEntry is where a key is from a revision on.
@@ -78,6 +92,7 @@ type keyEntry struct {
 type poolEntry struct {
 	revision       int64
 	exists, paused bool
+	incident       *incident
 }
 
 // rotation is a rotation record.
@@ -120,6 +135,7 @@ func newWorld() *world {
 		at: make(map[string]*record), byPool: make(map[string]map[string]*record), keys: make(map[string][]keyEntry), pools: make(map[string][]poolEntry),
 		ended: make(map[string]*rotation), last: make(map[string]*rotation), rotated: make(map[string]*rotation), byOld: make(map[string][]*rotation),
 		parks: make(map[string][]park), spends: make(map[string][]spend), removed: make(map[string]int64), schema: 1,
+		intents: make(map[string][]intent), dropped: make(map[string]*record), revokes: make(map[string]int64), rests: make(map[string][]rest),
 	}
 }
 
@@ -139,7 +155,7 @@ func (w *world) set(key string, rec *record) {
 }
 
 func parse(c recorder.Change, revision int64) (*record, error) {
-	rec := &record{create: c.Create, mod: revision, lease: c.Lease}
+	rec := &record{create: c.Create, mod: revision, lease: c.Lease, raw: c.Value}
 	if err := json.Unmarshal(c.Value, &rec.value); err != nil {
 		return rec, err
 	}
@@ -154,14 +170,21 @@ func (w *world) note(revision int64, changes []recorder.Change) {
 		switch kind {
 		case "pools":
 			p := w.at[c.Key]
-			w.pools[pool] = append(w.pools[pool], poolEntry{revision, p != nil, p != nil && p.Paused})
-		case "active", "backup", "retired", "pending":
+			w.pools[pool] = append(w.pools[pool], entryOf(revision, p))
+		case "active", "backup", "retired", "stock", "pending":
 			if id := pool + "/" + name; !noted[id] {
 				noted[id] = true
 				w.keys[id] = append(w.keys[id], w.where(revision, id))
 			}
 		}
 	}
+}
+
+func entryOf(revision int64, p *record) poolEntry {
+	if p == nil {
+		return poolEntry{revision: revision}
+	}
+	return poolEntry{revision, true, p.Paused, p.Incident}
 }
 
 func (w *world) where(revision int64, id string) keyEntry {
@@ -172,6 +195,8 @@ func (w *world) where(revision int64, id string) keyEntry {
 		e.home = "backup"
 	} else if r := w.at["retired/"+id]; r != nil {
 		e.home, e.generation = "retired", r.Generation
+	} else if w.at["stock/"+id] != nil {
+		e.home = "preparing"
 	}
 	if p := w.at["pending/"+id]; p != nil {
 		e.pending, e.pendingReq = p.Generation, p.RequestID

@@ -37,7 +37,7 @@ type Replica struct {
 func (c *Cluster) newReplica(i int) (_ *Replica, err error) {
 	name := fmt.Sprintf("rotatord-%d", i+1)
 	r := &Replica{Address: c.ports.take(), Web: c.ports.take(), control: filepath.Join(c.Options.Dir, name+".sock")}
-	r.Process = &Process{Name: name, dir: c.Options.Dir, env: []string{"FAULTS_CONTROL=" + r.control, "FAULTS_LOCK=" + c.Lock}}
+	r.Process = &Process{Name: name, dir: c.Options.Dir, env: []string{"FAULTS_CONTROL=" + r.control, "FAULTS_LOCK=" + c.Lock, "FAULTS_PHASES=short"}}
 	r.builds = [...]string{c.Rotatord, c.Next}
 	r.command = []string{
 		c.Rotatord, "--name", name, "--listen", r.Address, "--metrics-listen", r.Web, "--log-format", "json",

@@ -32,6 +32,9 @@ const (
 	PausePool     = "pause-pool"
 	ResumePool    = "resume-pool"
 	CreatePool    = "create-pool"
+	SetCredential = "set-credential"
+	Report        = "report"
+	RetryKey      = "retry-key"
 )
 
 // Phases of a run.
@@ -46,6 +49,13 @@ const (
 	Rotated        = "ROTATED"
 	AlreadyRotated = "ALREADY_ROTATED"
 	Pending        = "PENDING"
+)
+
+// Verdicts of a Report, as in the API without prefix.
+const (
+	VerdictRotate   = "ROTATE"
+	VerdictCoolDown = "COOL_DOWN"
+	VerdictIgnore   = "IGNORE"
 )
 
 // OK is the Code of a request that succeeded.
@@ -75,6 +85,7 @@ type Op struct {
 	Added       []Added `json:"added,omitempty"`
 	Slots       []Slot  `json:"slots,omitempty"`
 	Unbind      bool    `json:"unbind,omitempty"`
+	Status      int     `json:"status,omitempty"` // that a Report is about
 
 	Code     string    `json:"code"`
 	Reason   string    `json:"reason,omitempty"`
@@ -86,6 +97,10 @@ type Op struct {
 	Bound    bool      `json:"bound,omitempty"`
 	Revision int64     `json:"revision,omitempty"`
 	AsOf     time.Time `json:"asOf,omitzero"`
+	Verdict  string    `json:"verdict,omitempty"` // of Report
+	Rule     string    `json:"rule,omitempty"`
+	Until    time.Time `json:"until,omitzero"`
+	Incident bool      `json:"incident,omitempty"`
 }
 
 // Rotation is a rotation as a caller was told it.
@@ -129,6 +144,12 @@ type Added struct {
 type Slot struct {
 	Slot     string `json:"slot"`
 	Priority int    `json:"priority"`
+}
+
+// Rotates reports whether the request was to rotate its key, as far as its caller knows: a trigger, or a report that was
+// taken for one or whose verdict was not told.
+func (o *Op) Rotates() bool {
+	return o.Kind == Rotate || o.Kind == Report && (o.Verdict == VerdictRotate || o.Code != OK)
 }
 
 // Succeeded reports whether the request got its answer.

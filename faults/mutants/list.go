@@ -26,13 +26,19 @@ const (
 	errorsGo = "internal/etcdstore/errors.go"
 	schemaGo = "internal/etcdstore/schema.go"
 	electGo  = "internal/election/campaign.go"
+	reportGo = "internal/pool/report.go"
+
+	moveGo       = "internal/lifecycle/move.go"
+	preparingGo  = "internal/lifecycle/preparation.go"
+	retirementGo = "internal/lifecycle/retirement.go"
+	reconcileGo  = "internal/lifecycle/reconcile.go"
 )
 
-// uncompared leaves out the compares for which a condition on t and g holds. They are still read when the transaction
-// is lost, because decisions rest on that.
+// uncompared leaves out the compares of transitions for which a condition on t and g holds. They are still read when the
+// transaction is lost, because decisions rest on that.
 func uncompared(condition string) edit {
 	return edit{storeGo, `	s.guard(req.txn, t.If)`, `	for _, g := range t.If {
-		if !(` + condition + `) {
+		if t.Event == nil || !(` + condition + `) {
 			s.guard(req.txn, []pool.Guard{g})
 		}
 	}`}
@@ -155,5 +161,74 @@ var mutants = []mutant{
 		edits: []edit{{schemaGo, `	s.known.Store(1)
 `, `	s.rise(newest)
 `}},
+	},
+	{
+		name: "event of a phase written apart", spoil: "",
+		faults: "phases",
+		edits: []edit{{reconcileGo, `	res, err := pool.Apply(ctx, r.Store, t, func(attempt int, err error) {`, `	if apart := t.Event; apart != nil {
+		t.Event = nil
+		defer func() {
+			_, _ = pool.Apply(context.WithoutCancel(ctx), r.Store, &pool.Txn{Event: apart}, func(int, error) {})
+		}()
+	}
+	res, err := pool.Apply(ctx, r.Store, t, func(attempt int, err error) {`}},
+	},
+	{
+		name: "upstream asked before the intent is written", spoil: "late key.minting",
+		faults: "phases",
+		edits: []edit{{reconcileGo, `	released := r.fence(m)
+`, `	if m.stage == pool.StageMint && m.fresh != "" {
+		var of *pool.Pool
+		r.Mirror.Read(func(s *pool.Snapshot) { of = s.Pool(r.ref.Pool).Pool })
+		_ = r.call(ctx, m.next, View{Pool: of}, CallMint)
+	}
+	released := r.fence(m)
+`}},
+	},
+	{
+		name: "mint repeated without a look", spoil: "",
+		faults: "phases",
+		edits: []edit{{preparingGo, `		return mintAgain(v, p, now)
+	}
+	return asking(CallFind, pool.StageMint)`, `		return mintAgain(v, p, now)
+	}
+	return mintAgain(v, p, now)`}},
+	},
+	{
+		name: "revocation without comparing the key", spoil: "late key.revoking",
+		faults: "phases",
+		edits: []edit{{moveGo, `	if next != nil {
+		m.txn.Put`, `	if r, is := next.(*pool.Retired); is && r.Phase == pool.PhaseRevoking {
+		m.txn.If = []pool.Guard{pool.Same(v.Pool)}
+	}
+	if next != nil {
+		m.txn.Put`}},
+	},
+	{
+		name: "revoked although nobody knows", spoil: "",
+		faults: "phases",
+		edits:  []edit{{retirementGo, `(a.Call == CallRevoke && a.Result == Done ||`, `(a.Call == CallRevoke ||`}},
+	},
+	{
+		name: "late report touches the next life", spoil: "",
+		faults: "replica-kill",
+		edits: []edit{
+			{reportGo, `		a := p.Active[rep.Key]
+		if a != nil && (rep.Generation == 0 || rep.Generation == a.CreateRevision) {
+			s =`, `		a := p.Active[rep.Key]
+		if a != nil {
+			s =`},
+			{reportGo, `		if rot := p.Rotation(Life{rep.Pool, rep.Key, rep.Generation}); rot != nil {
+			s`, `		if rot := p.Rotation(Life{rep.Pool, rep.Key, rep.Generation}); rot != nil && p.Active[rep.Key] == nil {
+			s`},
+		},
+	},
+	{
+		name: "rest without comparing the key", spoil: "late key.cooled_down",
+		edits: []edit{uncompared(`t.Event.Type == pool.EventKeyCooledDown && g.Ref.Kind == pool.KindActive`)},
+	},
+	{
+		name: "incident not seen by the commit", spoil: "late key.rotated",
+		edits: []edit{{commitGo, `if f.req.reported && now.pool.IncidentAt(r.Now()) != nil {`, `if f.req.reported && now.pool.IncidentAt(r.Now()) != nil && f.fulfils {`}},
 	},
 }

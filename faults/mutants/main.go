@@ -164,7 +164,7 @@ func (m *mill) catchInProcesses(mu mutant) error {
 	return fmt.Errorf("mutant %q was not caught by the fault test under %s", mu.name, mu.faults)
 }
 
-var named = regexp.MustCompile(`(?m)^(I[0-9]+|fence|release|pause|disabled|read|callers|linearizability|recorder|schema) `)
+var named = regexp.MustCompile(`(?m)^(I[0-9]+|P9|fence|release|phases|upstream|incident|pause|disabled|read|callers|linearizability|recorder|schema) `)
 
 // found lists the invariants a run of the fault test names, each once.
 func found(out string) (names []string) {

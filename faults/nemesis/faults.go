@@ -14,7 +14,7 @@ import (
 	"github.com/rotatord/rotatord/faults/netproxy"
 )
 
-// faults are all kinds. Steps of a rotation have names of their own, see internal/pool.
+// faults are all kinds. Steps have names of their own, see internal/pool and internal/lifecycle.
 var faults = append([]fault{
 	{name: "replica-kill", groups: []string{"replica", "basic"}, embedded: true, run: replicaKill},
 	{name: "replica-stop", groups: []string{"replica", "basic"}, embedded: true, run: replicaStopShort},
@@ -48,12 +48,17 @@ var faults = append([]fault{
 	{name: "quorum-cut", groups: []string{"quorum"}, quorum: true, run: quorumCut},
 }, atSteps()...)
 
-// atSteps are a crash and a pause at each step of a rotation.
+// atSteps are a crash and a pause at each step of a rotation, and at each step of a phase of a key that is minted or revoked.
 func atSteps() (kinds []fault) {
 	for _, step := range []string{"campaign", "locked", "read", "send", "commit", "answer"} {
 		kinds = append(kinds,
 			fault{name: "crash-" + step, groups: []string{"steps", "crash", "basic"}, embedded: true, run: crashAt(step)},
 			fault{name: "pause-" + step, groups: []string{"steps", "pause", "basic"}, embedded: true, run: pauseAt(step)})
+	}
+	for _, step := range []string{"phase-read", "phase-written", "phase-ask", "phase-answered"} {
+		kinds = append(kinds,
+			fault{name: "crash-" + step, groups: []string{"steps", "crash", "phases"}, embedded: true, run: crashAt(step)},
+			fault{name: "pause-" + step, groups: []string{"steps", "pause", "phases"}, embedded: true, run: pauseAt(step)})
 	}
 	return kinds
 }

@@ -1,9 +1,9 @@
 // Command rotatord is the daemon as the fault test runs it: the same wiring as cmd/rotatord, with hooks that are driven
 // from outside.
 //
-// FAULTS_CONTROL names a unix socket on which it can be told to crash or to pause at a step of a rotation. FAULTS_LOCK
-// replaces the lock: "off" takes and fences nothing, "always-yes" grants every campaign. The shipped binary has none of
-// this; without the two variables this one behaves like it.
+// FAULTS_CONTROL names a unix socket on which it can be told to crash or to pause at a step of a rotation or of a phase.
+// FAULTS_LOCK replaces the lock: "off" takes and fences nothing, "always-yes" grants every campaign. FAULTS_PHASES=short
+// makes phases hurry. The shipped binary has none of this; without the variables this one behaves like it.
 package main
 
 import (
@@ -16,12 +16,15 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rotatord/rotatord/faults/short"
 	"github.com/rotatord/rotatord/internal/app"
+	"github.com/rotatord/rotatord/internal/lifecycle"
 )
 
 const (
 	envControl = "FAULTS_CONTROL"
 	envLock    = "FAULTS_LOCK"
+	envPhases  = "FAULTS_PHASES"
 )
 
 func main() { os.Exit(run()) }
@@ -67,12 +70,22 @@ func serve(ctx context.Context, cfg *app.Config, log *slog.Logger) error {
 }
 
 func seams(log *slog.Logger) (s app.Seams, err error) {
+	hurry := os.Getenv(envPhases) == "short"
+	var t *traps
 	if path := os.Getenv(envControl); path != "" {
-		t := newTraps(log)
+		t = newTraps(log)
 		if err := t.listen(path); err != nil {
 			return s, err
 		}
 		s.Steps = t.pass
+	}
+	s.Phases = func(c *lifecycle.Config) {
+		if hurry {
+			short.Phases(c)
+		}
+		if t != nil {
+			c.Steps = t.passPhase
+		}
 	}
 	err = loosen(&s, os.Getenv(envLock))
 	return s, err

@@ -14,12 +14,17 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rotatord/rotatord/internal/lifecycle"
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
-var steps = []pool.Step{pool.StepCampaign, pool.StepLocked, pool.StepRead, pool.StepSend, pool.StepCommit, pool.StepAnswer}
+var steps = []pool.Step{pool.StepCampaign, pool.StepLocked, pool.StepRead, pool.StepSend, pool.StepCommit, pool.StepAnswer,
+	phase(lifecycle.StepRead), phase(lifecycle.StepWritten), phase(lifecycle.StepAsk), phase(lifecycle.StepAnswered)}
 
-// trap waits for the n-th rotation to come to a step.
+// phase is a step of a key's phases, by a name that no step of a rotation has.
+func phase(s lifecycle.Step) pool.Step { return pool.Step("phase-" + s) }
+
+// trap waits for the n-th rotation, or key in a phase, to come to a step.
 type trap struct {
 	step  pool.Step
 	left  int           // arrivals until it springs
@@ -57,6 +62,15 @@ type traps struct {
 
 func newTraps(log *slog.Logger) *traps {
 	return &traps{log: log, arrivals: make(map[pool.Step]int)}
+}
+
+// passPhase is called at each step of a key's phases, as pass is.
+func (t *traps) passPhase(ctx context.Context, s lifecycle.Step, rec pool.Record) error {
+	l := pool.Life{}
+	if rec != nil {
+		l.Pool, l.Key = rec.Ref().Pool, rec.Ref().Name
+	}
+	return t.pass(ctx, phase(s), l)
 }
 
 // pass is called at each step of each rotation. A pause does not look at ctx: a paused process does not either.

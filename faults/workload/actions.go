@@ -17,12 +17,17 @@ import (
 // create makes a pool with its keys.
 func (c *caller) create(ctx context.Context, b *board) error {
 	op := c.call(ctx, history.Op{Kind: history.CreatePool, Pool: b.Name}, func(ctx context.Context, r *replica, op *history.Op) error {
-		resp, err := r.adm.CreatePool(ctx, &v1.CreatePoolRequest{Name: op.Pool, Spec: &v1.PoolSpec{RotationBound: b.rotationBound()}})
+		resp, err := r.adm.CreatePool(ctx, &v1.CreatePoolRequest{Name: op.Pool, Spec: c.spec(b)})
 		op.Revision = resp.GetRevision()
 		return err
 	})
 	if !op.Succeeded() {
 		return fmt.Errorf("creating pool %s: %s %s", b.Name, op.Code, op.Message)
+	}
+	if b.Provider {
+		if op := c.credential(ctx, b); !op.Succeeded() {
+			return fmt.Errorf("setting the credential of pool %s: %s %s", b.Name, op.Code, op.Message)
+		}
 	}
 	err := errors.Join(c.fill(ctx, b, v1.KeyHome_KEY_HOME_ACTIVE, b.Active), c.fill(ctx, b, v1.KeyHome_KEY_HOME_BACKUP, b.Backup))
 	c.getKeys(ctx, b, "", c.seen[b.Name]) // the board has to know; whether it is right is for the check to say
@@ -50,6 +55,27 @@ func (c *caller) fill(ctx context.Context, b *board, home v1.KeyHome, n int) err
 	return fmt.Errorf("adding keys to pool %s: %v are not there yet", b.Name, ids)
 }
 
+// What is short here is longer in any pool of use: a run has to see keys revoked and purged, and incidents end.
+const (
+	grace     = 1500 * time.Millisecond
+	retention = time.Minute // the least there is
+	outage    = 2 * time.Second
+)
+
+func (c *caller) spec(b *board) *v1.PoolSpec {
+	spec := &v1.PoolSpec{RotationBound: b.rotationBound(), Incident: &v1.IncidentPolicy{Disabled: !b.Outages}}
+	if b.Outages {
+		spec.Incident.MinKeys, spec.Incident.Window, spec.Incident.Duration = 4, durationpb.New(outage), durationpb.New(outage)
+	}
+	if b.Provider {
+		spec.Upstream = &v1.UpstreamSpec{Kind: "litellm", BaseUrl: c.Upstream.URL}
+		spec.Provider = &v1.ProviderSpec{Provider: &v1.ProviderSpec_Litellm{Litellm: &v1.LiteLLMProvider{}}}
+		spec.Stock = &v1.StockPolicy{Min: int32(b.Backup), Max: int32(2 * b.Backup)}
+		spec.Retirement = &v1.RetirementPolicy{RevokeAfter: durationpb.New(grace), SecretRetention: durationpb.New(retention)}
+	}
+	return spec
+}
+
 func (p Pool) rotationBound() *v1.RotationBound {
 	bound := &v1.RotationBound{Rotations: proto.Int32(int32(p.Bound))}
 	if p.Bound > 0 {
@@ -61,26 +87,38 @@ func (p Pool) rotationBound() *v1.RotationBound {
 // action is something a caller does, with how often.
 type action struct {
 	weight int
-	admin  bool // only in pools with operators
+	in     func(Pool) bool
 	do     func(*caller, context.Context, *board)
 }
 
+func all(Pool) bool        { return true }
+func admin(p Pool) bool    { return p.Admin } // with operators
+func byHand(p Pool) bool   { return !p.Provider }
+func provided(p Pool) bool { return p.Provider }
+func reports(p Pool) bool  { return p.Reports }
+func outages(p Pool) bool  { return p.Outages }
+
 var actions = []action{
-	{30, false, (*caller).incident},
-	{6, false, (*caller).lateTrigger},
-	{6, false, (*caller).lateRepeat},
-	{22, false, (*caller).readPool},
-	{16, false, (*caller).readProxy},
-	{8, false, (*caller).lookAtKey},
-	{8, false, (*caller).lookAtRotation},
-	{14, false, (*caller).stock},
-	{6, false, (*caller).bindProxy},
-	{2, false, (*caller).unbindProxy},
-	{6, true, (*caller).disableOrEnable},
-	{6, true, (*caller).replaceByHand},
-	{6, true, (*caller).twins},
-	{2, true, (*caller).pauseShortly},
-	{8, true, (*caller).contest},
+	{30, all, (*caller).incident},
+	{6, all, (*caller).lateTrigger},
+	{6, all, (*caller).lateRepeat},
+	{22, all, (*caller).readPool},
+	{16, all, (*caller).readProxy},
+	{8, all, (*caller).lookAtKey},
+	{8, all, (*caller).lookAtRotation},
+	{14, byHand, (*caller).stock},
+	{6, all, (*caller).bindProxy},
+	{2, all, (*caller).unbindProxy},
+	{6, admin, (*caller).disableOrEnable},
+	{6, admin, (*caller).replaceByHand},
+	{6, admin, (*caller).twins},
+	{2, admin, (*caller).pauseShortly},
+	{8, admin, (*caller).contest},
+	{24, provided, (*caller).tend},
+	{16, provided, (*caller).regret},
+	{24, reports, (*caller).failure},
+	{6, reports, (*caller).lateReport},
+	{18, outages, (*caller).allFail},
 }
 
 // work does one thing after the other until ctx ends.
@@ -104,7 +142,7 @@ func (c *caller) chooseAction(b *board) action {
 		n := c.rng.IntN(total)
 		for _, a := range actions {
 			if n -= a.weight; n < 0 {
-				if a.admin && !b.Admin {
+				if !a.in(b.Pool) {
 					break
 				}
 				return a
@@ -158,7 +196,7 @@ func (c *caller) lateTrigger(ctx context.Context, b *board) {
 
 // lateRepeat asks again what was asked before, by whomever.
 func (c *caller) lateRepeat(ctx context.Context, b *board) {
-	if t, ok := b.pickPast(c); ok {
+	if t, ok := b.pickPast(c); ok && t.request != "" {
 		c.rotate(ctx, c.rng.IntN(len(c.replicas)), b, t, parties[c.rng.IntN(len(parties))], "")
 	}
 }
@@ -314,4 +352,100 @@ func (c *caller) pauseShortly(ctx context.Context, b *board) {
 	c.pause(ctx, b)
 	time.Sleep(time.Duration(c.rng.IntN(150)) * time.Millisecond)
 	c.resume(ctx, b)
+}
+
+// tend is an operator of a pool whose keys are minted: what was given up is tried again or cancelled, and now and then what
+// was not as well.
+func (c *caller) tend(ctx context.Context, b *board) {
+	preparing, ok := c.phases(ctx, b, v1.KeyHome_KEY_HOME_PREPARING)
+	if !ok {
+		return
+	}
+	for _, key := range preparing[v1.KeyPhase_KEY_PHASE_FAILED] {
+		if c.chance(60) {
+			c.retry(ctx, b, key)
+		} else {
+			c.remove(ctx, b, key, false)
+		}
+	}
+	for _, phase := range []v1.KeyPhase{v1.KeyPhase_KEY_PHASE_PLANNED, v1.KeyPhase_KEY_PHASE_MINTING, v1.KeyPhase_KEY_PHASE_VERIFYING} {
+		for _, key := range preparing[phase] {
+			if c.chance(8) {
+				c.remove(ctx, b, key, false)
+			}
+		}
+	}
+	retired, _ := c.phases(ctx, b, v1.KeyHome_KEY_HOME_RETIRED)
+	for _, key := range retired[v1.KeyPhase_KEY_PHASE_ORPHANED] {
+		c.retry(ctx, b, key)
+	}
+}
+
+// regret puts back keys that are about to be revoked: some are already, and some are at this moment.
+func (c *caller) regret(ctx context.Context, b *board) {
+	retired, _ := c.phases(ctx, b, v1.KeyHome_KEY_HOME_RETIRED)
+	for _, key := range retired[v1.KeyPhase_KEY_PHASE_RETIRED] {
+		if c.chance(40) {
+			c.restore(ctx, b, key)
+		}
+	}
+}
+
+// failure is a key that its upstream refuses, or asks to rest: several notice at once, and one may trigger besides.
+func (c *caller) failure(ctx context.Context, b *board) {
+	key, generation, ok := b.pickAlive(c)
+	if !ok {
+		return
+	}
+	httpStatus := 401
+	if c.chance(40) {
+		httpStatus = 429
+	}
+	var all sync.WaitGroup
+	for i := range 1 + c.rng.IntN(4) {
+		f := c.fork(i)
+		t := trigger{key, generation, f.newRequestID()}
+		if f.chance(15) {
+			t.generation = 0
+		}
+		triggers, proxy, first := f.chance(10), f.someProxy(), f.rng.IntN(len(c.replicas))
+		pause := time.Duration(f.rng.IntN(4)) * time.Millisecond
+		all.Go(func() {
+			time.Sleep(pause)
+			if triggers {
+				f.rotate(ctx, first, b, t, v1.Trigger_TRIGGER_PROXY, proxy)
+				return
+			}
+			f.report(ctx, first, b, t, httpStatus, proxy)
+		})
+	}
+	all.Wait()
+}
+
+// lateReport is about a life that may be over.
+func (c *caller) lateReport(ctx context.Context, b *board) {
+	t, ok := b.pickPast(c)
+	if !ok || t.generation == 0 {
+		return
+	}
+	t.request = c.newRequestID()
+	c.report(ctx, c.rng.IntN(len(c.replicas)), b, t, []int{401, 429}[c.rng.IntN(2)], "")
+}
+
+// allFail is an upstream that refuses every key for a moment, and takes some of them again later.
+func (c *caller) allFail(ctx context.Context, b *board) {
+	var keys sync.WaitGroup
+	for i, t := range b.allAlive() {
+		f := c.fork(i)
+		t.request = f.newRequestID()
+		first, works := f.rng.IntN(len(c.replicas)), f.chance(20)
+		keys.Go(func() {
+			f.report(ctx, first, b, t, 401, "")
+			if works {
+				t.request = f.newRequestID()
+				f.report(ctx, first, b, t, 200, "")
+			}
+		})
+	}
+	keys.Wait()
 }

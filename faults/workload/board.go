@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"maps"
 	"slices"
 	"sync"
 )
@@ -74,6 +75,16 @@ func (b *board) pickAlive(c *caller) (key string, generation int64, ok bool) {
 	}
 	key = pick(c, b.alive)
 	return key, b.alive[key], true
+}
+
+// allAlive are triggers for all keys in service, without requests.
+func (b *board) allAlive() (all []trigger) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(b.alive)) {
+		all = append(all, trigger{key: key, generation: b.alive[key]})
+	}
+	return all
 }
 
 func (b *board) pickRetired(c *caller) (key string, ok bool) {

@@ -15,15 +15,20 @@ func keyName(n int) string { return fmt.Sprintf("k%d", n) }
 
 func trim(name, prefix string) string { return strings.TrimPrefix(name, prefix) }
 
-func keyOf(pool string, k *v1.Key, withSecret bool) *history.Key {
+func (c *caller) keyOf(pool string, k *v1.Key, withSecret bool) *history.Key {
 	if k == nil {
 		return nil
 	}
 	return &history.Key{
 		ID: k.GetId(), Home: trim(k.GetHome().String(), "KEY_HOME_"), Slot: k.GetSlot(), Generation: k.GetGeneration(),
 		Status: trim(k.GetStatus().String(), "KEY_STATUS_"), Pending: k.GetPending(), Revision: k.GetRevision(),
-		SecretRight: !withSecret || k.GetSecret() == secretOf(pool, k.GetId(), 0) || k.GetSecret() == secretOf(pool, k.GetId(), 1),
+		SecretRight: !withSecret || c.secretIs(pool, k.GetId(), k.GetSecret()),
 	}
+}
+
+// secretIs reports whether a key was added, or made at the upstream, with a secret.
+func (c *caller) secretIs(pool, key, secret string) bool {
+	return secret == secretOf(pool, key, 0) || secret == secretOf(pool, key, 1) || c.Upstream != nil && c.Upstream.Made(pool, key, secret)
 }
 
 func rotationOf(r *v1.Rotation) *history.Rotation {
@@ -51,7 +56,7 @@ func (c *caller) rotate(ctx context.Context, first int, b *board, t trigger, who
 			return err
 		}
 		op.Outcome, op.Rotation, op.Revision = trim(resp.GetOutcome().String(), "OUTCOME_"), rotationOf(resp.GetRotation()), resp.GetRevision()
-		op.Current = keyOf(op.Pool, resp.GetKey(), true)
+		op.Current = c.keyOf(op.Pool, resp.GetKey(), true)
 		return nil
 	})
 	if rot := op.Rotation; rot != nil {
@@ -73,7 +78,7 @@ func (c *caller) getKeys(ctx context.Context, b *board, proxy string, minRevisio
 		}
 		op.Revision, op.AsOf, op.Bound = resp.GetRevision(), resp.GetAsOf().AsTime(), resp.GetBound()
 		for _, e := range resp.GetKeys() {
-			k := keyOf(op.Pool, e.GetKey(), true)
+			k := c.keyOf(op.Pool, e.GetKey(), true)
 			k.Priority = int(e.GetPriority())
 			op.Keys = append(op.Keys, *k)
 		}
@@ -94,7 +99,7 @@ func (c *caller) getKey(ctx context.Context, b *board, key string, minRevision i
 	return c.call(ctx, op, func(ctx context.Context, r *replica, op *history.Op) error {
 		resp, err := r.adm.GetKey(ctx, &v1.GetKeyRequest{Pool: op.Pool, KeyId: key, MinRevision: minRevision})
 		if err == nil {
-			op.Current, op.Revision = keyOf(op.Pool, resp.GetKey(), false), resp.GetRevision()
+			op.Current, op.Revision = c.keyOf(op.Pool, resp.GetKey(), false), resp.GetRevision()
 		}
 		return err
 	})
@@ -116,6 +121,9 @@ func (c *caller) addKeys(ctx context.Context, b *board, home v1.KeyHome, version
 	op := history.Op{Kind: history.AddKeys, Pool: b.Name, Home: trim(home.String(), "KEY_HOME_")}
 	req := &v1.AddKeysRequest{Pool: b.Name, Home: home}
 	for _, id := range ids {
+		if b.Provider {
+			c.Upstream.Register(b.Name, id, secretOf(b.Name, id, version))
+		}
 		req.Keys = append(req.Keys, &v1.NewKey{Id: id, Secret: secretOf(b.Name, id, version)})
 		op.Added = append(op.Added, history.Added{ID: id})
 	}
@@ -148,7 +156,7 @@ func (c *caller) restore(ctx context.Context, b *board, key string) history.Op {
 func (c *caller) disable(ctx context.Context, b *board, key string) history.Op {
 	return c.call(ctx, history.Op{Kind: history.DisableKey, Pool: b.Name, Key: key}, func(ctx context.Context, r *replica, op *history.Op) error {
 		resp, err := r.adm.DisableKey(ctx, &v1.DisableKeyRequest{Pool: op.Pool, KeyId: op.Key, Reason: c.name})
-		op.Current, op.Revision = keyOf(op.Pool, resp.GetKey(), false), resp.GetRevision()
+		op.Current, op.Revision = c.keyOf(op.Pool, resp.GetKey(), false), resp.GetRevision()
 		return err
 	})
 }
@@ -156,7 +164,7 @@ func (c *caller) disable(ctx context.Context, b *board, key string) history.Op {
 func (c *caller) enable(ctx context.Context, b *board, key string) history.Op {
 	return c.call(ctx, history.Op{Kind: history.EnableKey, Pool: b.Name, Key: key}, func(ctx context.Context, r *replica, op *history.Op) error {
 		resp, err := r.adm.EnableKey(ctx, &v1.EnableKeyRequest{Pool: op.Pool, KeyId: op.Key, Reason: c.name})
-		op.Current, op.Revision = keyOf(op.Pool, resp.GetKey(), false), resp.GetRevision()
+		op.Current, op.Revision = c.keyOf(op.Pool, resp.GetKey(), false), resp.GetRevision()
 		return err
 	})
 }
@@ -217,4 +225,76 @@ func (c *caller) counts(ctx context.Context, b *board) *v1.PoolCounts {
 		}
 	}
 	return nil
+}
+
+// report tells that an upstream has answered with a status to a request with a key. The body is what goes with it.
+func (c *caller) report(ctx context.Context, first int, b *board, t trigger, httpStatus int, proxy string) history.Op {
+	b.asked(trigger{key: t.key, generation: t.generation}) // not the request: it must not be repeated as a trigger
+	op := history.Op{Kind: history.Report, Pool: b.Name, Key: t.key, Generation: t.generation, RequestID: t.request, Status: httpStatus, Proxy: proxy}
+	op = c.callFrom(ctx, first, op, func(ctx context.Context, r *replica, op *history.Op) error {
+		resp, err := r.rot.ReportFailure(ctx, &v1.ReportFailureRequest{
+			Pool: op.Pool, KeyId: op.Key, Generation: op.Generation, HttpStatus: int32(op.Status), Headers: headersOf[op.Status], Body: []byte(bodies[op.Status]),
+			ProxyId: proxy, Source: c.name, RequestId: op.RequestID, IncludeSecret: true,
+		})
+		if err != nil {
+			return err
+		}
+		op.Verdict, op.Rule, op.Incident, op.Revision = trim(resp.GetVerdict().String(), "VERDICT_"), resp.GetRule(), resp.GetIncident(), resp.GetRevision()
+		op.Rotation, op.Current = rotationOf(resp.GetRotation()), c.keyOf(op.Pool, resp.GetKey(), true)
+		if op.Verdict == history.VerdictRotate {
+			op.Outcome = trim(resp.GetOutcome().String(), "OUTCOME_")
+		}
+		if resp.GetUntil() != nil {
+			op.Until = resp.GetUntil().AsTime()
+		}
+		return nil
+	})
+	if rot := op.Rotation; rot != nil {
+		b.swapped(rot.Old, rot.New, rot.Revision)
+	}
+	return op
+}
+
+// What upstreams answer: that they do not know the key, that it has to rest, that all is well.
+var (
+	bodies = map[int]string{
+		401: `{"error":{"message":"Unable to find token in cache","type":"token_not_found_in_db","code":"401"}}`,
+		429: `{"error":{"message":"slow down","type":"rate_limit_error","code":"429"}}`,
+	}
+	headersOf = map[int]map[string]string{429: {"Retry-After": "2"}}
+)
+
+// credential sets what the pool's upstream is asked with.
+func (c *caller) credential(ctx context.Context, b *board) history.Op {
+	return c.call(ctx, history.Op{Kind: history.SetCredential, Pool: b.Name}, func(ctx context.Context, r *replica, op *history.Op) error {
+		resp, err := r.adm.SetPoolCredential(ctx, &v1.SetPoolCredentialRequest{Name: op.Pool, Credential: c.Upstream.MasterKey()})
+		op.Revision = resp.GetRevision()
+		return err
+	})
+}
+
+func (c *caller) retry(ctx context.Context, b *board, key string) history.Op {
+	return c.call(ctx, history.Op{Kind: history.RetryKey, Pool: b.Name, Key: key}, func(ctx context.Context, r *replica, op *history.Op) error {
+		resp, err := r.adm.RetryKey(ctx, &v1.RetryKeyRequest{Pool: op.Pool, KeyId: op.Key})
+		op.Revision = resp.GetRevision()
+		return err
+	})
+}
+
+// phases lists the keys of a home by their phase. As with counts, what it says is only used to decide what to do next.
+func (c *caller) phases(ctx context.Context, b *board, home v1.KeyHome) (byPhase map[v1.KeyPhase][]string, ok bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	for range c.replicas {
+		resp, err := c.replicas[c.rng.IntN(len(c.replicas))].adm.ListKeys(ctx, &v1.ListKeysRequest{Pool: b.Name, Home: home, PageSize: 1000})
+		if err != nil {
+			continue
+		}
+		byPhase = make(map[v1.KeyPhase][]string)
+		for _, k := range resp.GetKeys() {
+			byPhase[k.GetPhase()] = append(byPhase[k.GetPhase()], k.GetId())
+		}
+		return byPhase, true
+	}
+	return nil, false
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/rotatord/rotatord/faults/history"
+	"github.com/rotatord/rotatord/faults/litellm"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
@@ -41,8 +43,10 @@ type Options struct {
 	GiveUp time.Duration
 	// Bound is how long the operations of Final may take, repeats included. Default: 15 s.
 	Bound time.Duration
-	// Pools to make and use. Default: Pools().
+	// Pools to make and use. Default: Pools(), without those that have a provider if there is no Upstream.
 	Pools []Pool
+	// Upstream is asked for keys by pools with a provider.
+	Upstream *litellm.Upstream
 }
 
 // Pool is one pool of the workload.
@@ -53,13 +57,18 @@ type Pool struct {
 	Admin  bool // keys are disabled, removed and added, rotations paused
 	Scarce bool // stock is filled late and little
 	Bound  int  // rotations in boundWindow; 0: any number
+	// Provider: keys are minted at the upstream, and revoked there soon after they were retired.
+	Provider bool
+	Reports  bool // keys are reported bad
+	Outages  bool // so many at once now and then that the pool takes it for an incident
 }
 
 // boundWindow is short, so that a run has many.
 const boundWindow = 2 * time.Second
 
 // Pools are the default pools: busy ones, one that is out of stock again and again, one in which no operator changes what
-// is in service, so that the number of its keys is the same at every revision, and one whose bound is reached all the time.
+// is in service, so that the number of its keys is the same at every revision, one whose bound is reached all the time, one whose
+// stock is minted, one whose keys are reported bad, and one whose upstream fails now and then.
 func Pools() []Pool {
 	return []Pool{
 		{Name: "strict", Active: 8, Backup: 6},
@@ -68,6 +77,9 @@ func Pools() []Pool {
 		{Name: "admin", Active: 8, Backup: 6, Admin: true},
 		{Name: "admin-scarce", Active: 6, Backup: 2, Admin: true, Scarce: true},
 		{Name: "bounded", Active: 8, Backup: 6, Bound: 3},
+		{Name: "minted", Active: 6, Backup: 4, Provider: true, Reports: true},
+		{Name: "reported", Active: 8, Backup: 6, Reports: true},
+		{Name: "outages", Active: 8, Backup: 6, Reports: true, Outages: true},
 	}
 }
 
@@ -88,7 +100,7 @@ func (o Options) withDefaults() Options {
 		o.Bound = 15 * time.Second
 	}
 	if o.Pools == nil {
-		o.Pools = Pools()
+		o.Pools = slices.DeleteFunc(Pools(), func(p Pool) bool { return p.Provider && o.Upstream == nil })
 	}
 	return o
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/rotatord/rotatord/faults/check"
 	"github.com/rotatord/rotatord/faults/history"
+	"github.com/rotatord/rotatord/faults/litellm"
+	"github.com/rotatord/rotatord/faults/short"
 	"github.com/rotatord/rotatord/faults/workload"
 	"github.com/rotatord/rotatord/internal/app"
 	"github.com/rotatord/rotatord/internal/etcdembed/etcdtest"
@@ -37,7 +39,7 @@ func replicas(t *testing.T, etcd string) (addresses []string) {
 			Name: fmt.Sprintf("r%d", i), Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", EtcdEndpoints: []string{etcd}, EtcdPrefix: prefix,
 			KeysetFile: keyset, SessionTTL: 5 * time.Second, ShutdownTimeout: 5 * time.Second,
 		}
-		r, err := app.Start(t.Context(), cfg, slog.New(slog.NewTextHandler(io.Discard, nil)), app.Seams{})
+		r, err := app.Start(t.Context(), cfg, slog.New(slog.NewTextHandler(io.Discard, nil)), app.Seams{Phases: short.Phases})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +97,9 @@ func TestQuietRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := history.NewWriter(nil)
-	load, err := workload.New(t.Context(), workload.Options{Replicas: replicas(t, etcd), Seed: 7, History: w})
+	upstream := litellm.New(7)
+	defer upstream.Close()
+	load, err := workload.New(t.Context(), workload.Options{Replicas: replicas(t, etcd), Seed: 7, History: w, Upstream: upstream})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,6 +115,7 @@ func TestQuietRun(t *testing.T) {
 	if err := load.Final(t.Context()); err != nil {
 		t.Error(err)
 	}
+	ended := time.Now()
 	end, err := client.Get(t.Context(), prefix, append(clientv3.WithLastRev(), clientv3.WithPrefix())...)
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +124,9 @@ func TestQuietRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	deeds, secrets := upstream.Deeds()
 	report := check.Run(check.Input{
+		Upstream: deeds, Minted: secrets, Ended: ended,
 		Epoch: w.Epoch(), Ops: w.Ops(), Recording: rec.History(), Recorder: violations, Healed: healed, Canaries: load.Canaries(),
 		SessionTTL: 5 * time.Second, Slack: 3 * time.Second,
 	})
@@ -132,6 +139,9 @@ func TestQuietRun(t *testing.T) {
 	t.Logf("%s%v\n%v\nslowest %v", text.String(), s.Requests, s.Errors, s.Slowest)
 	if s.Errors["RESOURCE_EXHAUSTED ROTATION_BOUND"] == 0 {
 		t.Error("the bound of the bounded pool was never reached")
+	}
+	if s.Phases < 20 || s.Mints < 5 || s.Revoked == 0 || s.CoolDowns == 0 || s.Verdicts[history.VerdictRotate] == 0 {
+		t.Errorf("too little happened to keys at the upstream, or was reported: %+v", s)
 	}
 	if s.Rotations < 50 || s.Pendings == 0 || s.Lives < 50 || s.Reads < 100 {
 		t.Errorf("too little happened: %+v", s)

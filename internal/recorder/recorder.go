@@ -438,6 +438,23 @@ func (r *Recorder) change(events []*clientv3.Event) *changes {
 	return c
 }
 
+// NoTransition reports whether a change of a key's value from was to is, each empty if there is none, is no transition: it
+// leaves what the record says of its key as it was, or is another try. Such a change has no event.
+func NoTransition(key string, was, is json.RawMessage) bool {
+	kind, _, name := split(key)
+	if kind != "active" && kind != "stock" && kind != "retired" && kind != "tokens" {
+		return false
+	}
+	return noTransition(kind, name, recordOf(was), recordOf(is))
+}
+
+func recordOf(value json.RawMessage) (r record) {
+	if len(value) > 0 {
+		_ = json.Unmarshal(value, &r.fields) // what cannot be read is no transition's
+	}
+	return r
+}
+
 // noTransition reports whether a change leaves what the record says of its key as it was.
 func noTransition(kind, name string, was, is record) bool {
 	return kind == "active" && onlySpend(was, is) || anotherTry(kind, name, was, is)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/rotatord/rotatord/faults/check"
 	"github.com/rotatord/rotatord/faults/history"
+	"github.com/rotatord/rotatord/faults/litellm"
 	"github.com/rotatord/rotatord/faults/workload"
 	"github.com/rotatord/rotatord/internal/app"
 	"github.com/rotatord/rotatord/internal/etcdembed"
@@ -90,11 +91,14 @@ func probe(spoil string, length time.Duration, seed uint64, logFile string) (rep
 	}
 	h := history.NewWriter(nil)
 	in := check.Input{Epoch: h.Epoch(), SessionTTL: ttl, Slack: time.Minute, Locks: s.locks()}
-	if in.Ops, err = work(ctx, addresses, seed, length, h, s); err != nil {
+	upstream := litellm.New(seed)
+	defer upstream.Close()
+	if in.Ops, err = work(ctx, addresses, seed, length, h, s, upstream); err != nil {
 		return nil, err
 	}
 	in.Faults, in.QuorumLoss = s.faults(), func(kind string) bool { return kind == "no-space" }
 	in.Healed = time.Now()
+	in.Ended = in.Healed
 	last, err := client.Get(ctx, prefix, append(clientv3.WithLastRev(), clientv3.WithPrefix())...)
 	if err != nil {
 		return nil, err
@@ -102,6 +106,7 @@ func probe(spoil string, length time.Duration, seed uint64, logFile string) (rep
 	if in.Recorder, err = rec.Stop(ctx, last.Kvs[0].ModRevision); err != nil {
 		return nil, err
 	}
+	in.Upstream, in.Minted = upstream.Deeds()
 	in.Recording, in.Held, in.Canaries = rec.History(), s.holds(), (*workload.Workload)(nil).Canaries()
 	return check.Run(in), nil
 }
@@ -117,8 +122,8 @@ func logger(file string) *slog.Logger {
 }
 
 // work lets the callers loose. What Final finds is in the history too, where the check judges it.
-func work(ctx context.Context, addresses []string, seed uint64, length time.Duration, h *history.Writer, s *spoiler) ([]history.Op, error) {
-	load, err := workload.New(ctx, workload.Options{Replicas: addresses, Seed: seed, History: h, Think: 20 * time.Millisecond})
+func work(ctx context.Context, addresses []string, seed uint64, length time.Duration, h *history.Writer, s *spoiler, upstream *litellm.Upstream) ([]history.Op, error) {
+	load, err := workload.New(ctx, workload.Options{Replicas: addresses, Seed: seed, History: h, Think: 20 * time.Millisecond, Upstream: upstream})
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/rotatord/rotatord/faults/check"
+	"github.com/rotatord/rotatord/faults/short"
 	"github.com/rotatord/rotatord/internal/app"
 	"github.com/rotatord/rotatord/internal/etcdwire"
 	"github.com/rotatord/rotatord/internal/pool"
@@ -79,7 +80,7 @@ func (s *spoiler) between(least, most time.Duration) time.Duration {
 }
 
 func (s *spoiler) seams(replica string) app.Seams {
-	seams := app.Seams{}
+	seams := app.Seams{Phases: short.Phases}
 	switch s.kind {
 	case "lock-off", "lock-yes":
 		loose := &looseLocks{always: s.kind == "lock-yes"}

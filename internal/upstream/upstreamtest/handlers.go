@@ -16,12 +16,14 @@ import (
 type request struct {
 	*http.Request
 	auth string // hash of the key that was sent, or "master"
+	at   time.Time
 	body struct {
-		Key       string   `json:"key"`
-		KeyAlias  string   `json:"key_alias"`
-		MaxBudget float64  `json:"max_budget"`
-		Keys      []string `json:"keys"`
-		Aliases   []string `json:"key_aliases"`
+		Key       string            `json:"key"`
+		KeyAlias  string            `json:"key_alias"`
+		MaxBudget float64           `json:"max_budget"`
+		Keys      []string          `json:"keys"`
+		Aliases   []string          `json:"key_aliases"`
+		Metadata  map[string]string `json:"metadata"`
 	}
 }
 
@@ -55,20 +57,22 @@ func (f *LiteLLM) serve(endpoint string, do func(*request) (any, *refusal)) http
 		r := f.read(hr)
 		fault := f.note(endpoint, r)
 		if !f.delay(hr, fault) {
+			f.deed(endpoint, r, false, nil)
 			panic(http.ErrAbortHandler)
 		}
 		if fault.Status != 0 {
+			f.deed(endpoint, r, false, nil)
 			w.WriteHeader(fault.Status)
 			_, _ = io.WriteString(w, fault.Body)
 			return
 		}
-		f.mu.Lock()
-		no := f.admit(r)
 		var answer any
-		if no == nil {
-			answer, no = do(r)
-		}
-		f.mu.Unlock()
+		var no *refusal
+		f.deed(endpoint, r, true, func() {
+			if no = f.admit(r); no == nil {
+				answer, no = do(r)
+			}
+		})
 		switch {
 		case fault.Drop:
 			panic(http.ErrAbortHandler)
@@ -89,7 +93,7 @@ func write(w http.ResponseWriter, status int, answer any) {
 }
 
 func (f *LiteLLM) read(hr *http.Request) *request {
-	r := &request{Request: hr}
+	r := &request{Request: hr, at: f.opts.Now()}
 	value := hr.Header.Get("X-Litellm-Api-Key")
 	if value == "" {
 		value = strings.TrimPrefix(hr.Header.Get("Authorization"), "Bearer ")

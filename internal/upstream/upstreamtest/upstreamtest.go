@@ -63,6 +63,18 @@ type Fault struct {
 	Drop   bool          // what was asked for is done, and the connection breaks before the answer
 }
 
+// Deed is a call that makes or deletes a key, with what became of it.
+type Deed struct {
+	Call
+	Alias  string            // of a key to be made
+	Value  string            // of a key to be made
+	Meta   map[string]string // that came with it
+	At     time.Time         // when it came
+	Had    bool              // the key was there
+	Has    bool              // it was there afterwards
+	Looked bool              // it got as far as that: no fault came before
+}
+
 // LiteLLM is a running server. All methods are safe for concurrent use.
 type LiteLLM struct {
 	URL string
@@ -78,6 +90,7 @@ type LiteLLM struct {
 	calls   map[[2]string]int // by endpoint and hash; by endpoint alone with ""
 	urls    []string
 	hook    func(Call) Fault
+	deeds   []Deed
 }
 
 // key is what is on record for a key.
@@ -189,6 +202,13 @@ func (f *LiteLLM) Calls(endpoint, value string) int {
 	return f.calls[[2]string{endpoint, Hash(value)}]
 }
 
+// Deeds lists the calls that were to change something, in the order in which they did, or did not.
+func (f *LiteLLM) Deeds() []Deed {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]Deed(nil), f.deeds...)
+}
+
 // URLs lists the URLs of all calls: no secret may be in one.
 func (f *LiteLLM) URLs() []string {
 	f.mu.Lock()
@@ -203,6 +223,24 @@ func Hash(value string) string {
 	}
 	sum := sha256.Sum256([]byte(value))
 	return hex.EncodeToString(sum[:])
+}
+
+// deed does what a call asks for, with the lock held, and notes what became of it if that was to change something.
+func (f *LiteLLM) deed(endpoint string, r *request, looked bool, do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	hash := r.about(endpoint)
+	d := Deed{
+		Call: Call{Endpoint: endpoint, Key: hash}, Alias: r.body.KeyAlias, Value: r.body.Key, Meta: r.body.Metadata, At: r.at,
+		Had: f.keys[hash] != nil, Looked: looked,
+	}
+	if do != nil {
+		do()
+	}
+	d.Has = f.keys[hash] != nil
+	if endpoint == Generate || endpoint == Delete {
+		f.deeds = append(f.deeds, d)
+	}
 }
 
 func (f *LiteLLM) remove(hash string) {
