@@ -449,18 +449,7 @@ func reasonOf(j Judgement) string {
 	if j.Reason != "" {
 		text += ": " + j.Reason
 	}
-	return clip(text, MaxReason)
-}
-
-// clip bounds a text to max bytes without cutting a character in two.
-func clip(text string, max int) string {
-	if len(text) <= max {
-		return text
-	}
-	for max > 0 && text[max]&0xC0 == 0x80 {
-		max--
-	}
-	return text[:max]
+	return Clip(text, MaxReason)
 }
 
 // probedResult answers for a key that was not rotated because of what its upstream said when asked.
