@@ -109,6 +109,7 @@ type Judgement struct {
 	Until   time.Time // with VerdictCoolDown
 	Rule    string    // that matched
 	Reason  string    // what the upstream said, one bounded line without secrets
+	Own     bool      // with VerdictRotate: the key has used up what is its own, which says nothing of the upstream
 	Works   bool      // the answer shows that the key works
 }
 
@@ -417,7 +418,7 @@ func (r *Rotator) goOn(ctx context.Context, rep *FailureReport, res *ReportResul
 // rotateReported replaces the key, unless so many were reported bad that the upstream itself must be at fault, or the
 // upstream says when asked that the key is good.
 func (r *Rotator) rotateReported(ctx context.Context, rep *FailureReport, s *sighting, j Judgement) (*ReportResult, error) {
-	if !s.waits { // else it was decided before, and waits for stock
+	if !s.waits && !j.Own { // else it was decided before and waits for stock, or keys of equal budgets would be an outage
 		incident, err := r.strike(ctx, s)
 		if err != nil {
 			return nil, err
