@@ -482,10 +482,17 @@ func (r *rotateRig) outage(n int) (lives []pool.Life) {
 	return lives
 }
 
-// Hundreds of keys fail at once: they are counted in few writes.
+// Hundreds of keys fail at once: they are counted in few writes. A write takes a time here, in which all reports come.
 func TestManyKeysFailAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newReportRig(t, 3, nil)
+		r := newReportRig(t, 3, func(cfg *pool.RotatorConfig) {
+			cfg.Store = &pooltest.Faulty{Store: cfg.Store, Decide: func(c pooltest.Call) pooltest.Fault {
+				if c.Op == "Apply" {
+					time.Sleep(time.Millisecond)
+				}
+				return pooltest.Fault{}
+			}}
+		})
 		applied := 0
 		r.store.Watch(func(_ int64, _ func() []pool.Record, txn *pool.Txn) {
 			if txn != nil && txn.Event == nil && len(txn.Put) == 1 && txn.Put[0].Ref().Kind == pool.KindHealth {
@@ -497,8 +504,8 @@ func TestManyKeysFailAtOnce(t *testing.T) {
 		if n := r.count(pool.KindRotation); n > 150 {
 			t.Errorf("%d of 300 keys were rotated, want 150 at most", n)
 		}
-		if applied > 50 {
-			t.Errorf("%d writes counted the reports, want few", applied)
+		if applied > 9 {
+			t.Errorf("%d writes counted the reports, want few: three at each replica", applied)
 		}
 	})
 }
@@ -549,8 +556,8 @@ func TestSpentBudgetsAreNoIncident(t *testing.T) {
 		r := newReportRig(t, 1, nil)
 		r.bound(0, time.Minute)
 		for i := range 12 {
-			r.backups(fmt.Sprint("b", i))
-			r.want("outcome", r.report(failed(r.active(fmt.Sprint("k", i)), 402)).Outcome, pool.OutcomeRotated)
+			r.backups(fmt.Sprint("y", i))
+			r.want("outcome", r.report(failed(r.active(fmt.Sprint("x", i)), 402)).Outcome, pool.OutcomeRotated)
 		}
 		spent := request(r.active("s"), "spend")
 		spent.Trigger = pool.TriggerSpendChecker
@@ -560,7 +567,7 @@ func TestSpentBudgetsAreNoIncident(t *testing.T) {
 		}
 		r.want("notes", r.count(pool.KindHealth), 0)
 		for i := range 6 {
-			r.backups(fmt.Sprint("c", i))
+			r.backups(fmt.Sprint("z", i))
 			r.want("outcome", r.report(failed(r.active(fmt.Sprint("d", i)), 401)).Outcome, pool.OutcomeRotated)
 		}
 		r.want("incidents", r.eventsOf(pool.EventIncidentBegan), 0)
