@@ -245,6 +245,23 @@ func TestLiveBody(t *testing.T) {
 	}
 }
 
+// A code that names a key does not cost the message its first word, unless that may be the key.
+func TestReasonAfterACodeThatNamesAKey(t *testing.T) {
+	for message, want := range map[string]string{
+		"Incorrect API key provided: sk-fake-abcdefgh. You can find yours": "HTTP 401 invalid_api_key - Incorrect API key provided: [redacted] You can find yours",
+		"hunter2 is wrong":                "HTTP 401 invalid_api_key: [redacted] is wrong",
+		"correcthorsebattery is wrong":    "HTTP 401 invalid_api_key: [redacted] is wrong",
+		"hunter":                          "HTTP 401 invalid_api_key: [redacted]",
+		"hunter, wrong":                   "HTTP 401 invalid_api_key: [redacted], wrong",
+		"canary is the key that is meant": "HTTP 401 invalid_api_key - [redacted] is the key that is meant",
+	} {
+		body := fmt.Sprintf(`{"error":{"code":"invalid_api_key","message":%q}}`, message)
+		if got := Classify(OpenAI, Response{Status: 401, Body: []byte(body)}, testNow, "canary").Reason; got != want {
+			t.Errorf("%s: got %q, want %q", message, got, want)
+		}
+	}
+}
+
 // What counts for an incident is what may be the upstream's fault.
 func TestOwnBudget(t *testing.T) {
 	wrapped := `{"detail":"ExceededBudget: User=u over budget. Spend=%v, Budget=%v"}`
