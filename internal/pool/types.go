@@ -419,7 +419,6 @@ const (
 	EventKeyRevoked      EventType = "dev.rotatord.key.revoked.v1"
 	EventKeyOrphaned     EventType = "dev.rotatord.key.orphaned.v1"
 	EventKeyPurged       EventType = "dev.rotatord.key.purged.v1"
-	EventPendingCanceled EventType = "dev.rotatord.key.pending_cancelled.v1"
 
 	EventKeyAdded       EventType = "dev.rotatord.key.added.v1"
 	EventKeyRemoved     EventType = "dev.rotatord.key.removed.v1"
