@@ -463,7 +463,7 @@ func (r *run) apply(ctx context.Context, rec pool.Record, t *pool.Txn) (bool, er
 }
 
 // wrote reports whether the state shows what an eventless transaction put: its intent, which nobody else can have
-// written.
+// written, and until when to wait, which tells the write that puts a try off from the one that announced it.
 func wrote(st *pool.State, t *pool.Txn) bool {
 	for _, rec := range t.Put {
 		_, want := progress(rec)
@@ -471,7 +471,7 @@ func wrote(st *pool.State, t *pool.Txn) bool {
 			return false
 		}
 		_, got := progress(st.Records[rec.Ref()])
-		if got == nil || got.Intent != want.Intent || got.Attempts != want.Attempts {
+		if got == nil || got.Intent != want.Intent || got.Attempts != want.Attempts || !got.NotBefore.Equal(want.NotBefore) {
 			return false
 		}
 	}
