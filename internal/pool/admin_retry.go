@@ -62,7 +62,7 @@ func (a *Admin) retried(st *State, pool, key string) (seen, next Record, err err
 // givenUp says why a record cannot go on, nil if it can: it is in the phase in which it was given up.
 func givenUp(rec Record, is, want Phase) error {
 	if is != want {
-		return Refuse(ReasonNothingToRetry, "key %q is %s: only what is %s was given up", rec.Ref().Name, is, want)
+		return Refuse(ReasonNothingToRetry, "key %q is %s and was not given up: only one that is %s can be retried", rec.Ref().Name, is, want)
 	}
 	return rewritable(rec)
 }
