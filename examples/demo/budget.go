@@ -62,8 +62,7 @@ func (d *demo) spendBudgets(ctx context.Context) error {
 
 // fillBudgetPool makes the pool and its keys, at rotatord and at the upstream.
 func (d *demo) fillBudgetPool(ctx context.Context, fake *upstreamtest.LiteLLM) error {
-	// Keys with equal budgets that run out within a minute look like an outage of the upstream, hence no incidents here.
-	spec := fmt.Sprintf("upstream: {kind: litellm, baseUrl: %q}\nspend: {budgetUsd: %v}\nrotationBound: {rotations: %d}\nincident: {disabled: true}\n",
+	spec := fmt.Sprintf("upstream: {kind: litellm, baseUrl: %q}\nspend: {budgetUsd: %v}\nrotationBound: {rotations: %d}\n",
 		fake.URL, budgetEach, budgetStock)
 	file := filepath.Join(d.dir, "spending.yaml")
 	if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {

@@ -120,9 +120,9 @@ func TestGracefulStop(t *testing.T) {
 	c := newCluster(t, 2, steps.seams)
 	t.Cleanup(steps.open)
 	c.pool("p", 1, 1)
-	done := make(chan error, 1)
+	done, req := make(chan error, 1), c.request2("p", "a0")
 	go func() {
-		_, err := c.replicas[0].rot.RotateKey(context.Background(), c.request2("p", "a0"))
+		_, err := c.replicas[0].rot.RotateKey(context.Background(), req)
 		done <- err
 	}()
 	steps.await(t)

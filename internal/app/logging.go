@@ -36,9 +36,18 @@ func (c *Config) NewLogger(w io.Writer) (log *slog.Logger, flush func()) {
 func (c *Config) handler(w io.Writer) slog.Handler {
 	opts := &slog.HandlerOptions{Level: levels[c.LogLevel]}
 	if c.LogFormat == formatJSON {
+		opts.ReplaceAttr = readable
 		return slog.NewJSONHandler(w, opts)
 	}
 	return slog.NewTextHandler(w, opts)
+}
+
+// readable has JSON say "1.5ms", as the text format does, where slog would write a number of nanoseconds.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
 }
 
 // droppedLine is written whatever the level is: somebody who reads the log must know that it has a hole.

@@ -33,12 +33,12 @@ func (w *gatedWriter) String() string {
 }
 
 func TestLogFormats(t *testing.T) {
-	for format, want := range map[string]string{"text": `level=INFO msg="two words" reason="a\nb"`, "json": `"level":"INFO","msg":"two words","reason":"a\nb"}`} {
+	for format, want := range map[string]string{"text": `level=INFO msg="two words" reason="a\nb" took=1.5ms`, "json": `"level":"INFO","msg":"two words","reason":"a\nb","took":"1.5ms"}`} {
 		var out bytes.Buffer
 		cfg := &Config{LogFormat: format, LogLevel: "info"}
 		log, flush := cfg.NewLogger(&out)
 		log.Debug("not shown")
-		log.Info("two words", "reason", "a\nb")
+		log.Info("two words", "reason", "a\nb", "took", 1500*time.Microsecond)
 		flush()
 		if got := out.String(); !strings.Contains(got, want) || strings.Count(got, "\n") != 1 {
 			t.Errorf("%s: got %q, want one line with %q", format, got, want)

@@ -148,18 +148,23 @@ func TestFirstCallersCancellationDoesNotHurtTheOthers(t *testing.T) {
 		firstDone <- err
 	}()
 	steps.await(t)
-	second := make(chan *v1.RotateKeyResponse, 1)
+	other := c.request("p", "a0")
+	other.RequestId = "second"
+	var a *v1.RotateKeyResponse
+	second := make(chan error, 1)
 	go func() {
-		other := c.request("p", "a0")
-		other.RequestId = "second"
-		second <- c.rotate(c.replicas[0], other)
+		var err error
+		a, err = c.replicas[0].rot.RotateKey(c.ctx(), other)
+		second <- err
 	}()
 	cancel()
 	if err := <-firstDone; err == nil {
 		t.Error("the cancelled caller got an answer")
 	}
 	steps.open()
-	a := <-second
+	if err := <-second; err != nil {
+		t.Fatal(err)
+	}
 	c.want("the rotation goes on under the first request", a.Rotation.RequestId, "first")
 	c.want("second outcome", a.Outcome, v1.Outcome_OUTCOME_ALREADY_ROTATED)
 	req.RequestId = "first"

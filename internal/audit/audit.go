@@ -6,8 +6,8 @@
 // promise that an event comes once: after a crash, or when two replicas believe for a moment that they lead, some are
 // written again, with the same id.
 //
-// A Retention deletes events and the records of rotations after their time, and never before every relay on record has
-// passed them. It does not delete what a pool still works with, such as keys.
+// A Retention deletes events and the records of rotations after their time, and never before every relay has passed them that
+// was on record when the round of deletions began. It does not delete what a pool still works with, such as keys.
 //
 // Both work on one replica at a time. That saves work and nothing rests on it: cursors move, and records are deleted, in
 // transactions that compare what they were decided from.

@@ -125,8 +125,8 @@ func (r *Relay) once(ctx context.Context) error {
 	}
 }
 
-// begin reads the cursor. A relay without one begins with all that is on record, and says so there at once: from then on
-// nothing is deleted before it has passed.
+// begin reads the cursor. A relay without one begins with all that is on record, and says so there at once: from the
+// next round of deletions on nothing is deleted before it has passed.
 func (r *Relay) begin(ctx context.Context) (*pool.Relay, error) {
 	cursor, err := read(ctx, r.Store, r.Name)
 	if err != nil || cursor != nil {

@@ -132,6 +132,7 @@ type explained struct {
 	Scope     string `json:"scope,omitempty"`
 	KeyStatus string `json:"keyStatus,omitempty"`
 	Confirm   bool   `json:"confirm,omitempty"`
+	Own       bool   `json:"own,omitempty"`
 	Reason    string `json:"reason"`
 	Why       string `json:"why"`
 }
@@ -139,7 +140,7 @@ type explained struct {
 func explainVerdict(kind upstream.Kind, v upstream.Verdict) explained {
 	e := explained{
 		Upstream: string(kind), Verdict: "VERDICT_" + strings.ToUpper(v.Action.String()), UntilFrom: v.UntilFrom, Rule: v.Rule,
-		Scope: string(v.Scope), Confirm: v.Confirm, Reason: v.Reason, Why: v.Why,
+		Scope: string(v.Scope), Confirm: v.Confirm, Own: v.Own, Reason: v.Reason, Why: v.Why,
 	}
 	if !v.Until.IsZero() {
 		e.Until = v.Until.UTC().Format(time.RFC3339Nano)
@@ -174,6 +175,9 @@ func describeVerdict(w io.Writer, v upstream.Verdict) {
 	field(w, "Key status:", words(string(v.Status)))
 	if v.Confirm {
 		field(w, "Confirm:", "ask the upstream about the key first, where it can be asked: the key may be good for cheaper requests")
+	}
+	if v.Own {
+		field(w, "Incident:", "a report of this does not count for one: what is used up is the key's own")
 	}
 	field(w, "Reason:", v.Reason)
 	field(w, "Why:", v.Why)

@@ -96,7 +96,6 @@ var overruled = map[string]string{
 	"disabled":          "nothing: an operator has disabled the key",
 	"exhausted":         "nothing: the key is out of service already",
 	"pending":           "nothing: the key's rotation waits for stock",
-	"bound":             "nothing: the pool's bound of rotations is reached",
 	"probe-unreachable": "nothing: the upstream could not be asked whether the key is good",
 }
 

@@ -435,6 +435,29 @@ func TestHTTPCannotWriteAndRefusesForeignHosts(t *testing.T) {
 	}
 }
 
+// A process that is being made while etcd stops holds etcd's locks a moment longer. Who starts etcd again after Close, as
+// the making of a new member does, must not meet them.
+func TestCloseWaitsForProcessesBeingMade(t *testing.T) {
+	s, err := etcdembed.Start(deadline(t, limit), etcdembed.Config{DataDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.ForkLock.Lock() // as while one is being made
+	made, closed := make(chan struct{}), make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	time.AfterFunc(time.Second, func() { close(made); syscall.ForkLock.Unlock() })
+	err = <-closed
+	select {
+	case <-made:
+	default:
+		t.Error("Close did not wait for the process that is being made")
+	}
+	<-made
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	dir := t.TempDir()
 	for name, cfg := range map[string]etcdembed.Config{

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -150,7 +151,15 @@ func (m *member) stop() error {
 		return abandonedError{fmt.Errorf("etcd did not stop within %v", stopLimit)}
 	}
 	within(lingerTime, m.etcd.Close)
+	within(stopLimit, awaitForks)
 	return nil
+}
+
+// awaitForks waits for the processes that are being made at this moment. Until it becomes another program each of them has
+// a copy of every open file, also of those that etcd has just closed, and so holds etcd's locks on them.
+func awaitForks() {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 }
 
 // drain lets calls end, then cancels them; it stops accepting at once.

@@ -40,9 +40,11 @@ var _ pool.EventLog = (*Store)(nil)
 
 var (
 	errSlow     = errors.New("the consumer is behind")
+	errYield    = errors.New("the consumer is slow, and others wait for their turn")
 	errDeliver  = errors.New("the consumer has ended")
 	eventStream atomic.Int64
 	eventScans  = make(chan struct{}, eventsScans)
+	eventsWait  atomic.Int64 // streams that wait for their turn
 )
 
 // DecodeEvent reads an event. It never fails: what cannot be read is an event of type EventUnreadable, false for what is
@@ -132,14 +134,14 @@ func (f *eventFollower) run(ctx context.Context, q pool.EventsQuery) error {
 			return ctx.Err()
 		case err == nil && q.Once:
 			return nil
-		case err == nil || errors.Is(err, errSlow) || f.upTo > moved:
+		case err == nil || errors.Is(err, errSlow) || errors.Is(err, errYield) || f.upTo > moved:
 			good = time.Now()
 			pause.reset()
 		case errors.Is(err, errWentBack), time.Since(good) > eventsPatience:
 			return readError(err)
 		}
 		load = err != nil && (load && !errors.Is(err, errSlow) || errors.Is(err, rpctypes.ErrCompacted))
-		if err != nil && !errors.Is(err, errSlow) && !errors.Is(err, rpctypes.ErrCompacted) {
+		if err != nil && !errors.Is(err, errSlow) && !errors.Is(err, errYield) && !errors.Is(err, rpctypes.ErrCompacted) {
 			pause.wait(ctx)
 		}
 	}
@@ -178,13 +180,13 @@ func (f *eventFollower) give(b pool.EventBatch) error {
 
 // load delivers what is on record. Events never change, so that they are not read at one revision, which may be compacted
 // meanwhile: those up to the revision of the first page are all there, but for those that were purged.
+//
+// Few can do it at a time. One whose consumer is slow gives its turn up to those that wait, and goes on when it has another.
 func (f *eventFollower) load(ctx context.Context) error {
-	select {
-	case eventScans <- struct{}{}:
-		defer func() { <-eventScans }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := takeTurn(ctx); err != nil {
+		return err
 	}
+	defer func() { <-eventScans }()
 	var target int64
 	for more := true; more; {
 		var found []eventPlace
@@ -193,12 +195,28 @@ func (f *eventFollower) load(ctx context.Context) error {
 			return err
 		}
 		for chunk := range slices.Chunk(found, eventsBatch) {
+			began := time.Now()
 			if err := f.read(ctx, chunk, target); err != nil {
 				return err
+			}
+			if time.Since(began) > eventsSlow && eventsWait.Load() > 0 {
+				return errYield
 			}
 		}
 	}
 	return f.give(pool.EventBatch{Revision: target})
+}
+
+// takeTurn waits for a turn to pass over all events.
+func takeTurn(ctx context.Context) error {
+	eventsWait.Add(1)
+	defer eventsWait.Add(-1)
+	select {
+	case eventScans <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // eventPlace is where an event is on record, and in the order.

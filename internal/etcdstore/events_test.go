@@ -152,6 +152,49 @@ func TestEventsComeInOrderFromEveryPlace(t *testing.T) {
 	revision.check(t, places[first:])
 }
 
+// As many slow consumers as can read what is on record at a time do not keep others from it, and miss nothing.
+func TestSlowConsumersTakeTurns(t *testing.T) {
+	s := newStore(connect(t))
+	places := writeEvents(t, s, rand.New(rand.NewPCG(7, 8)), 3*eventsBatch)
+	done := make(chan struct{})
+	var at sync.WaitGroup // who has its first batch
+	var slow []*taker
+	for range eventsScans {
+		at.Add(1)
+		var first sync.Once
+		batches := 0
+		slow = append(slow, take(t, s, pool.EventsQuery{}, func() {
+			first.Do(at.Done)
+			if batches++; batches == 1 {
+				until(t, func() bool { return eventsWait.Load() > 0 })
+				<-time.After(eventsSlow + 10*time.Millisecond) // that is what is slow
+			} else {
+				<-done
+			}
+		}))
+	}
+	at.Wait()
+	quick := &taker{grown: make(chan struct{}, 1)}
+	if err := s.Follow(within(t, time.Minute), pool.EventsQuery{Once: true}, quick.deliver); err != nil {
+		t.Errorf("the quick one: %v", err)
+	}
+	close(done)
+	for _, k := range append(slow, quick) {
+		k.check(t, places)
+	}
+}
+
+// until waits for a condition that nothing announces.
+func until(t *testing.T, ok func() bool) {
+	for limit := time.Now().Add(time.Minute); !ok(); {
+		if time.Now().After(limit) {
+			t.Error("not in time")
+			return
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
 func TestEventsOfOnePool(t *testing.T) {
 	s := newStore(connect(t))
 	applied(t, s, &pool.Txn{Event: event("a")})

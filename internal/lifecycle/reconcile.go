@@ -296,7 +296,7 @@ func (r *run) call(ctx context.Context, rec pool.Record, v View, c Call) *Answer
 		k.Secret, err = r.Sealer.Open(r.ref.Pool, r.ref.Name, sealed)
 	}
 	if err != nil {
-		a.Result, a.Problem = Nothing, clip(err.Error())
+		a.Result, a.Problem = Nothing, problemOf(err)
 		return a
 	}
 	deadline := r.deadline(c, work)
@@ -353,7 +353,7 @@ func (a *Answer) make(ctx context.Context, p pool.Provider, k pool.ProviderKey) 
 }
 
 func (a *Answer) failed(err error) {
-	a.Result, a.Problem, a.Sealed = Unknown, clip(err.Error()), pool.Sealed{}
+	a.Result, a.Problem, a.Sealed = Unknown, problemOf(err), pool.Sealed{}
 	switch {
 	case errors.Is(err, pool.ErrNothingDone):
 		a.Result = Nothing
@@ -365,15 +365,8 @@ func (a *Answer) failed(err error) {
 // maxProblem bounds what is kept of an upstream's words.
 const maxProblem = 512
 
-func clip(text string) string {
-	if len(text) > maxProblem {
-		text = text[:maxProblem]
-	}
-	for pool.CheckText(text, maxProblem) != "" && text != "" { // cut within a character, or control characters
-		text = pool.Printable(text)
-	}
-	return text
-}
+// problemOf is what is kept of an upstream's words, as a record may hold it.
+func problemOf(err error) string { return pool.Clip(pool.Printable(err.Error()), maxProblem) }
 
 func progress(rec pool.Record) (pool.Phase, *pool.Work) {
 	switch rec := rec.(type) {
@@ -470,7 +463,7 @@ func (r *run) apply(ctx context.Context, rec pool.Record, t *pool.Txn) (bool, er
 }
 
 // wrote reports whether the state shows what an eventless transaction put: its intent, which nobody else can have
-// written.
+// written, and until when to wait, which tells the write that puts a try off from the one that announced it.
 func wrote(st *pool.State, t *pool.Txn) bool {
 	for _, rec := range t.Put {
 		_, want := progress(rec)
@@ -478,7 +471,7 @@ func wrote(st *pool.State, t *pool.Txn) bool {
 			return false
 		}
 		_, got := progress(st.Records[rec.Ref()])
-		if got == nil || got.Intent != want.Intent || got.Attempts != want.Attempts {
+		if got == nil || got.Intent != want.Intent || got.Attempts != want.Attempts || !got.NotBefore.Equal(want.NotBefore) {
 			return false
 		}
 	}

@@ -116,6 +116,16 @@ func (a *Admin) event(kind EventType, pool, subject string) *Event {
 	return &Event{Type: kind, Pool: pool, Subject: subject, Time: a.Now().UTC(), Trigger: TriggerOperator}
 }
 
+// readKey reads wherever a key may be, and more, with the pool it belongs to.
+func (a *Admin) readKey(ctx context.Context, pool, key string, more ...Ref) (*State, *Pool, error) {
+	st, err := a.Store.Read(ctx, append(append(homeRefs(pool, key), PoolRef(pool)), more...)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := openPool(st, pool)
+	return st, p, err
+}
+
 // openPool finds the pool a transition belongs to and refuses if it is gone or going. A paused pool can be worked on.
 func openPool(st *State, name string) (*Pool, error) {
 	p, err := Find[*Pool](st, PoolRef(name))

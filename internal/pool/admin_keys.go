@@ -409,11 +409,7 @@ func (a *Admin) RestoreKey(ctx context.Context, pool, key string) (*Backup, int6
 	}
 	var out *Backup
 	rev, err := a.transition(ctx, func() (*Txn, error) {
-		st, err := a.Store.Read(ctx, append(homeRefs(pool, key), PoolRef(pool))...)
-		if err != nil {
-			return nil, err
-		}
-		p, err := openPool(st, pool)
+		st, p, err := a.readKey(ctx, pool, key)
 		if err != nil {
 			return nil, err
 		}
@@ -496,11 +492,7 @@ func (a *Admin) setStatus(ctx context.Context, pool, key, reason string, status 
 	}
 	var out *Active
 	rev, err := a.transition(ctx, func() (*Txn, error) {
-		st, err := a.Store.Read(ctx, append(homeRefs(pool, key), PoolRef(pool), PendingRef(pool, key))...)
-		if err != nil {
-			return nil, err
-		}
-		p, err := openPool(st, pool)
+		st, p, err := a.readKey(ctx, pool, key, PendingRef(pool, key))
 		if err != nil {
 			return nil, err
 		}

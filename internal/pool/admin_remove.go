@@ -43,11 +43,8 @@ func (a *Admin) RemoveKey(ctx context.Context, pool, key string, unbind bool) (u
 
 // removeOnce removes the key from the home it is in now.
 func (a *Admin) removeOnce(ctx context.Context, pool, key string, unbind bool) (unbound int, revision int64, err error) {
-	st, err := a.Store.Read(ctx, append(homeRefs(pool, key), PoolRef(pool))...)
+	st, _, err := a.readKey(ctx, pool, key)
 	if err != nil {
-		return 0, 0, err
-	}
-	if _, err := openPool(st, pool); err != nil {
 		return 0, 0, err
 	}
 	switch home, sealed := whereIs(st, homeRefs(pool, key)...); home {

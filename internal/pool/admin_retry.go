@@ -13,11 +13,7 @@ func (a *Admin) RetryKey(ctx context.Context, pool, key string) (KeyInfo, int64,
 	}
 	var info KeyInfo
 	rev, err := a.transition(ctx, func() (*Txn, error) {
-		st, err := a.Store.Read(ctx, append(homeRefs(pool, key), PoolRef(pool))...)
-		if err != nil {
-			return nil, err
-		}
-		p, err := openPool(st, pool)
+		st, p, err := a.readKey(ctx, pool, key)
 		if err != nil {
 			return nil, err
 		}
@@ -44,48 +40,38 @@ func (a *Admin) retried(st *State, pool, key string) (seen, next Record, err err
 	case HomeNone:
 		return nil, nil, noSuchKey(pool, key)
 	case HomePreparing:
-		return a.retriedPreparation(st, PreparationRef(pool, key))
+		p, err := Find[*Preparation](st, PreparationRef(pool, key))
+		if err != nil {
+			return nil, nil, err
+		}
+		again := *p
+		again.Version, again.Phase, again.Work = renewed(p.Version), PhasePlanned, p.Work.Raised(a.Now().UTC())
+		return p, &again, givenUp(p, p.Phase, PhaseFailed)
 	case HomeRetired:
-		return a.retriedRevocation(st, RetiredRef(pool, key))
+		r, err := Find[*Retired](st, RetiredRef(pool, key))
+		if err != nil {
+			return nil, nil, err
+		}
+		again := *r
+		again.Version, again.Phase, again.Work = renewed(r.Version), PhaseRevoking, r.Work.Raised(a.Now().UTC())
+		return r, &again, givenUp(r, r.Phase, PhaseOrphaned)
 	}
 	return nil, nil, Refuse(ReasonNothingToRetry, "key %q is %s: nothing about it was given up", key, homeText[home])
 }
 
-func (a *Admin) retriedPreparation(st *State, ref Ref) (seen, next Record, err error) {
-	p, err := Find[*Preparation](st, ref)
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case p.Phase != PhaseFailed:
-		return nil, nil, Refuse(ReasonNothingToRetry, "key %q is %s and goes on by itself: only a failed one can be retried", p.Key, p.Phase)
+// givenUp says why a record cannot go on, nil if it can: it is in the phase in which it was given up.
+func givenUp(rec Record, is, want Phase) error {
+	if is != want {
+		return Refuse(ReasonNothingToRetry, "key %q is %s and was not given up: only one that is %s can be retried", rec.Ref().Name, is, want)
 	}
-	again := *p
-	again.Version, again.Phase, again.Work = renewed(p.Version), PhasePlanned, p.Work.Raised(a.Now().UTC())
-	return p, &again, rewritable(p)
-}
-
-func (a *Admin) retriedRevocation(st *State, ref Ref) (seen, next Record, err error) {
-	r, err := Find[*Retired](st, ref)
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case r.Phase != PhaseOrphaned:
-		return nil, nil, Refuse(ReasonNothingToRetry, "key %q is %s: only the revocation of an orphaned one can be retried", r.Key, r.Phase)
-	}
-	again := *r
-	again.Version, again.Phase, again.Work = renewed(r.Version), PhaseRevoking, r.Work.Raised(a.Now().UTC())
-	return r, &again, rewritable(r)
+	return rewritable(rec)
 }
 
 // removePreparing cancels a key in preparation. One that may be at the upstream becomes a retired key that is revoked:
 // a mint whose outcome is not known is found out about, and undone. Any other is deleted with the claim on its secret.
 func (a *Admin) removePreparing(ctx context.Context, pool, key string) (int64, error) {
 	return a.transition(ctx, func() (*Txn, error) {
-		st, err := a.Store.Read(ctx, append(homeRefs(pool, key), PoolRef(pool))...)
-		if err != nil {
-			return nil, err
-		}
-		p, err := openPool(st, pool)
+		st, p, err := a.readKey(ctx, pool, key)
 		if err != nil {
 			return nil, err
 		}

@@ -390,19 +390,19 @@ func (r *Rotator) sayReached(ctx context.Context, f *flight, p *Pool, held map[s
 // coolDown takes a key that cannot be rotated now out of service until it can. The refusal is true without it, so what goes
 // wrong here is not told: the next trigger cools the key down.
 func (r *Rotator) coolDown(ctx context.Context, f *flight, now situation, until time.Time) {
-	next := cooled(now.active, StatusError, until, ruleBound, r.Now())
-	if next == nil {
+	want := coolDown{pool: now.pool, active: now.active, to: StatusError, until: until, rule: ruleBound, req: &f.req}
+	txn, next := want.txn(r.Now())
+	if txn == nil {
 		return
 	}
-	_, _ = r.applier.apply(ctx, &Txn{
-		If:  []Guard{Same(now.active), Same(now.pool), pendingGuard(f.life, now.pending)},
-		Put: []Record{next},
-		Event: &Event{
-			ID: newID(), Type: EventKeyCooledDown, Pool: f.life.Pool, Subject: "keys/" + f.life.Key, Time: next.StatusSince,
-			Trigger: f.req.Trigger, Source: f.req.Source, Reason: ruleBound, RequestID: f.req.RequestID, Key: f.life.Key,
-			Generation: f.life.Generation, Slot: next.Slot, Proxy: f.req.ProxyID, Status: next.Status, Until: until, Home: HomeActive,
-		},
-	})
+	txn.If = append(txn.If, pendingGuard(f.life, now.pending))
+	txn.Event.Reason = ruleBound // the bound has caused it, whatever the trigger's reason was
+	res, err := r.applier.apply(ctx, txn)
+	if err != nil || !res.Applied {
+		return
+	}
+	next.Version = putAt(next.Version, res.Revision)
+	r.Observer.CooledDown(next, f.req.Trigger, f.req.Source)
 }
 
 // ruleBound is the reason of a status that the bound has caused.

@@ -157,6 +157,7 @@ func TestBound(t *testing.T) {
 				}
 				r.want("stock", r.count(pool.KindBackup), tt.stock)
 				cooled := r.events(pool.EventKeyCooledDown)
+				r.want("cool-downs told", r.seen.cooled, len(cooled))
 				if tt.status != pool.StatusError {
 					r.want("events of cooling down", len(cooled), 0)
 					return

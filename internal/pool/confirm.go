@@ -15,6 +15,8 @@ const (
 	// that time, so that those who wait see it before they take the lock over.
 	probeMargin = 500 * time.Millisecond
 	probeBusy   = probeTimeout + probeMargin
+	// probeGrace is how long the mirror may take to show what the last probe came to before the upstream is asked again.
+	probeGrace = time.Second
 	// probeRest is how long a key rests that was reported bad and found good.
 	probeRest = 60 * time.Second
 	// probeMemory is how long after it began a probe that came to nothing is not made again.
@@ -104,7 +106,7 @@ func (r *Rotator) alreadyProbed(f *flight) bool {
 		a, tried := p.Active[f.life.Key], p.Probed[f.life.Key]
 		switch {
 		case a == nil || a.Life() != f.life:
-		case a.StatusReason == ruleProbeAlive && a.StatusAt(now) == StatusRateLimited:
+		case foundAlive(a, now):
 			f.probed, f.revision = &probed{ProbeAlive, a.StatusUntil}, s.Revision
 		case tried != nil && tried.Life == f.life && now.Before(tried.BusyUntil.Add(probeMemory-probeBusy)):
 			f.probed, f.revision = &probed{result: ProbeUnreachable}, s.Revision
@@ -113,13 +115,20 @@ func (r *Rotator) alreadyProbed(f *flight) bool {
 	return f.probed != nil
 }
 
+// foundAlive reports whether a key rests because a probe found it good.
+func foundAlive(a *Active, now time.Time) bool {
+	return a.StatusReason == ruleProbeAlive && a.StatusAt(now) == StatusRateLimited
+}
+
 // confirm asks the upstream about the key under the lock, and then ends the life, lets the key rest, or does nothing.
 //
 // A crash while it asks leaves a lock that says until when: those who need the answer wait until then and ask themselves,
 // others take it over at once. What the former holder then commits is void.
 func (r *Rotator) confirm(ctx context.Context, f *flight, term *Term, s *State) (released bool, err error) {
+	busy, cancel := context.WithTimeout(ctx, busyTime(ctx)) // as the lock says
+	defer cancel()
 	// The lock was free, so who held it before is done: that must be seen before the upstream is asked again.
-	r.seen(ctx, term.Fence)
+	r.seen(busy, term.Fence)
 	if r.alreadyProbed(f) {
 		return false, nil
 	}
@@ -133,7 +142,11 @@ func (r *Rotator) confirm(ctx context.Context, f *flight, term *Term, s *State) 
 	if err := mayRotate(now.pool, now.active, f.req.Trigger); err != nil {
 		return false, err
 	}
-	switch r.probe(ctx, f, now) {
+	if foundAlive(now.active, r.Now()) { // the mirror is behind
+		f.probed, f.revision = &probed{ProbeAlive, now.active.StatusUntil}, s.Revision
+		return false, nil
+	}
+	switch r.probe(busy, f, now) {
 	case ProbeDead:
 		return r.commit(ctx, f, term, s)
 	case ProbeAlive:
@@ -143,9 +156,9 @@ func (r *Rotator) confirm(ctx context.Context, f *flight, term *Term, s *State) 
 	return false, nil
 }
 
-// seen waits a little until the mirror shows a revision.
+// seen waits a little until the mirror shows a revision. What is waited is taken from the time of the call that follows.
 func (r *Rotator) seen(ctx context.Context, revision int64) {
-	ctx, cancel := context.WithTimeout(ctx, mirrorGrace)
+	ctx, cancel := context.WithTimeout(ctx, probeGrace)
 	defer cancel()
 	_ = r.Mirror.Wait(ctx, revision)
 }

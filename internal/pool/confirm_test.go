@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -108,6 +109,83 @@ func TestOneProbePerFailure(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A mirror that is behind does not have the upstream asked again.
+func TestOneProbeBesideALateMirror(t *testing.T) {
+	for _, result := range []pool.ProbeResult{pool.ProbeAlive, pool.ProbeDead, pool.ProbeUnreachable} {
+		for _, lag := range []time.Duration{time.Second / 2, 3 * time.Second} {
+			if result == pool.ProbeUnreachable && lag > time.Second { // only the mirror tells
+				continue
+			}
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeProber{result: result}
+				late := pool.NewMirror()
+				r, life := newConfirmRig(t, 1, f)
+				r.backups("b")
+				r.feedLate(late, lag)
+				behind := pool.NewRotator(pool.RotatorConfig{
+					Store: r.store, Locks: &pooltest.MemLocks{Store: r.store, Holder: "late"}, Mirror: late, Observer: r.seen, Replica: "late",
+					Classify: fakeRules{}, Sealer: pooltest.FakeSealer{Keyset: "test"}, Prober: f,
+				})
+				t.Cleanup(behind.Close)
+				first := r.report(failed(life, 401))
+				second, err := behind.Report(t.Context(), failed(life, 401))
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.want(fmt.Sprintf("verdict at the replica that is %v behind", lag), second.Verdict, first.Verdict)
+				r.want(fmt.Sprintf("probes that say %v, %v behind", result, lag), f.count(), 1)
+			})
+		}
+	}
+}
+
+// feedLate has a mirror see everything, each change a time after it was made.
+func (r *rotateRig) feedLate(m *pool.Mirror, lag time.Duration) {
+	recs, revision, err := r.store.ReadAll(context.Background())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	m.Load(recs, revision, time.Now())
+	shown, queue := make(map[pool.Ref]int64), make(chan func(context.Context), 1000) // more than there are changes
+	for _, rec := range recs {
+		shown[rec.Ref()] = rec.At().ModRevision
+	}
+	r.store.Watch(func(revision int64, records func() []pool.Record, _ *pool.Txn) {
+		var changes []pool.Change
+		gone := maps.Clone(shown)
+		for _, rec := range records() {
+			ref, at := rec.Ref(), rec.At().ModRevision
+			if delete(gone, ref); shown[ref] != at {
+				shown[ref], changes = at, append(changes, pool.Change{Put: rec})
+			}
+		}
+		for ref := range gone {
+			delete(shown, ref)
+			changes = append(changes, pool.Change{Delete: ref})
+		}
+		due := time.Now().Add(lag)
+		queue <- func(ctx context.Context) {
+			select {
+			case <-time.After(time.Until(due)):
+				m.Apply(changes, revision)
+			case <-ctx.Done():
+			}
+		}
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	var showing sync.WaitGroup
+	showing.Go(func() {
+		for ctx.Err() == nil {
+			select {
+			case show := <-queue:
+				show(ctx)
+			case <-ctx.Done():
+			}
+		}
+	})
+	r.t.Cleanup(func() { cancel(); showing.Wait() })
 }
 
 // An upstream that could not be asked is asked again after a time.

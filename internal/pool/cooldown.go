@@ -27,7 +27,7 @@ func (r *Rotator) coolReported(ctx context.Context, rep *FailureReport, s *sight
 			return r.incidentResult(ctx, rep, s.revision, j), nil
 		}
 	}
-	req := r.requestFor(rep, clip(j.Reason, MaxReason))
+	req := r.requestFor(rep, Clip(j.Reason, MaxReason))
 	want := coolDown{pool: s.pool, active: s.active, to: j.Status, until: j.Until, rule: j.Rule, req: req}
 	a, err := r.cooling.do(ctx, r, s.active.Life(), want, r.coolAll)
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -60,12 +61,14 @@ type healthNotes struct {
 	last map[string]*Health
 }
 
-func (n *healthNotes) keep(h *Health) {
+// keep remembers h, and forgets what the mirror shows by now, also of pools that nobody asks about any more.
+func (n *healthNotes) keep(h *Health, mirror int64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.last == nil {
 		n.last = make(map[string]*Health)
 	}
+	maps.DeleteFunc(n.last, func(_ string, h *Health) bool { return h.ModRevision <= mirror })
 	n.last[h.Pool] = h
 }
 
@@ -158,7 +161,7 @@ func (r *Rotator) noted(pool string, notes *Health, incident *Incident, revision
 	}
 	kept := *notes
 	kept.Version = putAt(notes.Version, revision)
-	r.struck.keep(&kept)
+	r.struck.keep(&kept, r.Mirror.Revision())
 }
 
 // rebase takes what the store held, as a lost transaction found it.
@@ -281,6 +284,7 @@ type workingKeys struct {
 // recovery is what is known of the end of one incident.
 type recovery struct {
 	since time.Time // when the incident began: that tells it from others
+	until time.Time // when it is over at the latest
 	keys  map[string]time.Time
 }
 
@@ -293,7 +297,8 @@ func (w *workingKeys) enough(s *sighting, needed int, now time.Time) bool {
 	}
 	of := w.pools[s.pool.Name]
 	if of == nil || !of.since.Equal(s.pool.Incident.Since) {
-		of = &recovery{since: s.pool.Incident.Since, keys: make(map[string]time.Time)}
+		maps.DeleteFunc(w.pools, func(_ string, of *recovery) bool { return !of.until.After(now) })
+		of = &recovery{since: s.pool.Incident.Since, until: s.pool.Incident.Until, keys: make(map[string]time.Time)}
 		w.pools[s.pool.Name] = of
 	}
 	of.keys[s.active.Key] = now

@@ -159,3 +159,14 @@ func Printable(text string) string {
 		return r
 	}, strings.ToValidUTF8(text, "?"))
 }
+
+// Clip bounds a text to max bytes without cutting a character in two.
+func Clip(text string, max int) string {
+	if len(text) <= max {
+		return text
+	}
+	for max > 0 && !utf8.RuneStart(text[max]) {
+		max--
+	}
+	return text[:max]
+}

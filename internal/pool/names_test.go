@@ -33,3 +33,20 @@ func TestNamesFollowTheRule(t *testing.T) {
 		check(string(name))
 	}
 }
+
+func TestClip(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		max  int
+		want string
+	}{
+		{"short", 5, "short"},
+		{"longer", 5, "longe"},
+		{"aaaaü", 5, "aaaa"}, // ü has two bytes
+		{"\xbf\xbf\xbf", 2, ""},
+	} {
+		if got := pool.Clip(c.text, c.max); got != c.want {
+			t.Errorf("Clip(%q, %d) = %q, want %q", c.text, c.max, got, c.want)
+		}
+	}
+}

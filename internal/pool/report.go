@@ -109,6 +109,7 @@ type Judgement struct {
 	Until   time.Time // with VerdictCoolDown
 	Rule    string    // that matched
 	Reason  string    // what the upstream said, one bounded line without secrets
+	Own     bool      // with VerdictRotate: the key has used up what is its own, which says nothing of the upstream
 	Works   bool      // the answer shows that the key works
 }
 
@@ -417,7 +418,7 @@ func (r *Rotator) goOn(ctx context.Context, rep *FailureReport, res *ReportResul
 // rotateReported replaces the key, unless so many were reported bad that the upstream itself must be at fault, or the
 // upstream says when asked that the key is good.
 func (r *Rotator) rotateReported(ctx context.Context, rep *FailureReport, s *sighting, j Judgement) (*ReportResult, error) {
-	if !s.waits { // else it was decided before, and waits for stock
+	if !s.waits && !j.Own { // else it was decided before and waits for stock, or keys of equal budgets would be an outage
 		incident, err := r.strike(ctx, s)
 		if err != nil {
 			return nil, err
@@ -449,18 +450,7 @@ func reasonOf(j Judgement) string {
 	if j.Reason != "" {
 		text += ": " + j.Reason
 	}
-	return clip(text, MaxReason)
-}
-
-// clip bounds a text to max bytes without cutting a character in two.
-func clip(text string, max int) string {
-	if len(text) <= max {
-		return text
-	}
-	for max > 0 && text[max]&0xC0 == 0x80 {
-		max--
-	}
-	return text[:max]
+	return Clip(text, MaxReason)
 }
 
 // probedResult answers for a key that was not rotated because of what its upstream said when asked.

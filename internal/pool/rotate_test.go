@@ -30,7 +30,7 @@ type sightings struct {
 	mu                           sync.Mutex
 	rotated, parked, tookOver    int
 	unknown, answered, conflicts int
-	shared, bounds               int
+	shared, bounds, cooled       int
 	causes                       map[string]int
 }
 
@@ -40,6 +40,9 @@ func (s *sightings) Rotated(*pool.Rotation, time.Duration)     { s.count(&s.rota
 func (s *sightings) Parked(*pool.Pending)                      { s.count(&s.parked) }
 func (s *sightings) TookOver(pool.Life, string, time.Duration) { s.count(&s.tookOver) }
 func (s *sightings) BoundReached(*pool.Pool, string)           { s.count(&s.bounds) }
+func (s *sightings) CooledDown(*pool.Active, pool.Trigger, string) {
+	s.count(&s.cooled)
+}
 func (s *sightings) OutcomeUnknown(string, string, int, error) { s.count(&s.unknown) }
 func (s *sightings) Answered(_ pool.Life, _ pool.Trigger, _, _ string, shared bool, _ time.Duration) {
 	s.count(&s.answered)

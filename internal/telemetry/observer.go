@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"time"
-	"unicode/utf8"
 
 	"github.com/rotatord/rotatord/internal/pool"
 )
@@ -23,7 +22,7 @@ func (t *Telemetry) Rotated(r *pool.Rotation, took time.Duration) {
 	line := slog.NewRecord(time.Now(), slog.LevelInfo, "key rotated", 0) // a Logger would look for its caller, a third of the cost
 	line.AddAttrs(slog.String("pool", r.Pool), slog.String("key", r.Key), slog.String("new_key", r.NewKey), slog.String("slot", r.Slot),
 		slog.Int64("generation", r.Generation), slog.String("trigger", r.Trigger.String()),
-		slog.String("source", clip(r.Source, pool.MaxSource)), slog.String("reason", clip(r.Reason, pool.MaxReason)),
+		slog.String("source", pool.Clip(r.Source, pool.MaxSource)), slog.String("reason", pool.Clip(r.Reason, pool.MaxReason)),
 		slog.String("request_id", r.RequestID), slog.String("rotation", r.ID), slog.Duration("took", took))
 	_ = t.log.Handler().Handle(ctx, line) // as a Logger does
 }
@@ -32,7 +31,7 @@ func (t *Telemetry) Rotated(r *pool.Rotation, took time.Duration) {
 func (t *Telemetry) Parked(p *pool.Pending) {
 	t.log.Warn("no backup in stock: the rotation waits for one",
 		"pool", p.Pool, "key", p.Key, "generation", p.Generation,
-		"trigger", p.Trigger.String(), "source", clip(p.Source, pool.MaxSource), "reason", clip(p.Reason, pool.MaxReason),
+		"trigger", p.Trigger.String(), "source", pool.Clip(p.Source, pool.MaxSource), "reason", pool.Clip(p.Reason, pool.MaxReason),
 		"request_id", p.RequestID)
 }
 
@@ -45,7 +44,7 @@ func (t *Telemetry) Answered(l pool.Life, trigger pool.Trigger, source, outcome 
 	}
 	t.metrics.rotations.WithLabelValues(t.poolLabel(l.Pool), trigger.String(), label).Inc()
 	if shared || label != pool.OutcomePending.String() {
-		t.sums.add(l, caller{trigger.String(), clip(source, pool.MaxSource)}, label)
+		t.sums.add(l, caller{trigger.String(), pool.Clip(source, pool.MaxSource)}, label)
 	}
 }
 
@@ -92,7 +91,7 @@ func (t *Telemetry) Reported(l pool.Life, v pool.Verdict, rule string) {
 func (t *Telemetry) CooledDown(a *pool.Active, trigger pool.Trigger, source string) {
 	t.log.Info("key cools down", life(a.Life(),
 		"slot", a.Slot, "status", a.Status.String(), "until", a.StatusUntil.UTC(), "rule", a.StatusReason,
-		"trigger", trigger.String(), "source", clip(source, pool.MaxSource))...)
+		"trigger", trigger.String(), "source", pool.Clip(source, pool.MaxSource))...)
 }
 
 // IncidentBegan implements pool.Observer.
@@ -111,7 +110,7 @@ func (t *Telemetry) IncidentEnded(poolName string, trigger pool.Trigger) {
 func (t *Telemetry) Probed(l pool.Life, result pool.ProbeResult, reason string, took time.Duration) {
 	t.metrics.probes.WithLabelValues(t.poolLabel(l.Pool), result.String()).Inc()
 	t.log.Info("upstream asked about a key that was reported bad",
-		life(l, "result", result.String(), "answer", clip(reason, maxError), "took", took)...)
+		life(l, "result", result.String(), "answer", pool.Clip(reason, maxError), "took", took)...)
 }
 
 // SpendChecked implements spend.Observer.
@@ -138,16 +137,5 @@ func errorText(err error) string {
 	if err == nil {
 		return ""
 	}
-	return clip(err.Error(), maxError)
-}
-
-// clip bounds a caller's text to max bytes without cutting a character in two.
-func clip(text string, max int) string {
-	if len(text) <= max {
-		return text
-	}
-	for max > 0 && !utf8.RuneStart(text[max]) {
-		max--
-	}
-	return text[:max]
+	return pool.Clip(err.Error(), maxError)
 }

@@ -54,7 +54,7 @@ func (t *Telemetry) Moved(rec pool.Record, e *pool.Event) {
 	if e == nil {
 		return
 	}
-	fields := []any{"pool", e.Pool, "event", string(e.Type), "subject", e.Subject, "phase", e.Phase.String(), "reason", clip(e.Reason, pool.MaxReason)}
+	fields := []any{"pool", e.Pool, "event", string(e.Type), "subject", e.Subject, "phase", e.Phase.String(), "reason", pool.Clip(e.Reason, pool.MaxReason)}
 	switch e.Type {
 	case pool.EventKeyOrphaned, pool.EventKeyMintFailed, pool.EventStockLow:
 		t.log.Warn("a key or a pool's stock needs attention", fields...)
@@ -69,7 +69,7 @@ func (t *Telemetry) Asked(rec pool.Record, call, problem string, took time.Durat
 	if problem != "" {
 		outcome = "failed"
 		ref := rec.Ref()
-		t.log.Warn("a provider's call did not work", "pool", ref.Pool, "key", ref.Name, "call", call, "problem", clip(problem, maxError), "took", took)
+		t.log.Warn("a provider's call did not work", "pool", ref.Pool, "key", ref.Name, "call", call, "problem", pool.Clip(problem, maxError), "took", took)
 	}
 	t.phases.asked.WithLabelValues(call, outcome).Observe(took.Seconds())
 }

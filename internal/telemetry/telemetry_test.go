@@ -576,20 +576,3 @@ func TestConcurrentUse(t *testing.T) {
 		t.Errorf("logged %v and counted %v calls, want %d", total, counted, goroutines*calls)
 	}
 }
-
-func TestClip(t *testing.T) {
-	for _, c := range []struct {
-		text string
-		max  int
-		want string
-	}{
-		{"short", 5, "short"},
-		{"longer", 5, "longe"},
-		{"aaaaü", 5, "aaaa"}, // ü has two bytes
-		{"\xbf\xbf\xbf", 2, ""},
-	} {
-		if got := clip(c.text, c.max); got != c.want {
-			t.Errorf("clip(%q, %d) = %q, want %q", c.text, c.max, got, c.want)
-		}
-	}
-}

@@ -56,6 +56,16 @@ func budgetError(err error, r Response) error {
 	return e
 }
 
+// spentShare is how much of its budget a key must have spent for a refusal to be about its spend, and not about a request that
+// costs more than is left. It is the threshold of the spend checker if the pool sets none.
+const spentShare = 0.995
+
+// spent reports whether the answer says that the budget it is about is spent.
+func (a answer) spent() bool {
+	spend, budget := dollarsIn(spendPattern, a.text), dollarsIn(budgetPattern, a.text)
+	return spend != nil && budget != nil && *budget > 0 && *spend >= spentShare**budget
+}
+
 func dollarsIn(pattern *regexp.Regexp, text string) *float64 {
 	found := pattern.FindStringSubmatch(text)
 	if found == nil {

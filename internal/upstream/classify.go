@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -79,7 +80,21 @@ func (a answer) summary(secrets []string) string {
 		out += " " + Scrub(a.code, maxLabel, secrets...)
 	}
 	if said := strings.TrimSpace(cmp.Or(a.message, a.text)); said != "" {
-		out += ": " + said
+		out += separator(out, said) + said
 	}
 	return out
 }
+
+// separator stands between a code and a message. What follows "api_key:" and the like is taken for a secret, so a code such as
+// invalid_api_key is parted from a message in another way, if the message surely begins with a word and not with a secret.
+func separator(label, said string) string {
+	if namesSecret.MatchString(label) && plainStart.MatchString(said) {
+		return " - "
+	}
+	return ": "
+}
+
+var (
+	namesSecret = regexp.MustCompile(`(?i)(?:key|secret|password)$`)
+	plainStart  = regexp.MustCompile(`^[A-Z]?[a-z]{0,10} [A-Za-z]{1,11} `)
+)

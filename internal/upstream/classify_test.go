@@ -245,6 +245,57 @@ func TestLiveBody(t *testing.T) {
 	}
 }
 
+// A code that names a key does not cost the message its first word, unless that may be the key.
+func TestReasonAfterACodeThatNamesAKey(t *testing.T) {
+	for message, want := range map[string]string{
+		"Incorrect API key provided: sk-fake-abcdefgh. You can find yours": "HTTP 401 invalid_api_key - Incorrect API key provided: [redacted] You can find yours",
+		"hunter2 is wrong":                "HTTP 401 invalid_api_key: [redacted] is wrong",
+		"correcthorsebattery is wrong":    "HTTP 401 invalid_api_key: [redacted] is wrong",
+		"hunter":                          "HTTP 401 invalid_api_key: [redacted]",
+		"hunter, wrong":                   "HTTP 401 invalid_api_key: [redacted], wrong",
+		"canary is the key that is meant": "HTTP 401 invalid_api_key - [redacted] is the key that is meant",
+	} {
+		body := fmt.Sprintf(`{"error":{"code":"invalid_api_key","message":%q}}`, message)
+		if got := Classify(OpenAI, Response{Status: 401, Body: []byte(body)}, testNow, "canary").Reason; got != want {
+			t.Errorf("%s: got %q, want %q", message, got, want)
+		}
+	}
+}
+
+// What counts for an incident is what may be the upstream's fault.
+func TestOwnBudget(t *testing.T) {
+	wrapped := `{"detail":"ExceededBudget: User=u over budget. Spend=%v, Budget=%v"}`
+	for _, c := range []struct {
+		kind   Kind
+		status int
+		body   string
+		want   bool
+	}{
+		{LiteLLM, 400, litellmBody(keyBudget, "budget_exceeded", "400"), true},
+		{LiteLLM, 429, liveLiteLLM, false}, // nothing is spent: it was one expensive request
+		{LiteLLM, 400, litellmBody("Budget has been exceeded! Key=k Current cost: 9.95, Max budget: 10.0", "budget_exceeded", "400"), true},
+		{LiteLLM, 400, litellmBody("Budget has been exceeded! Key=k Current cost: 9.94, Max budget: 10.0", "budget_exceeded", "400"), false},
+		{LiteLLM, 400, litellmBody("Budget has been exceeded! Key=k Current cost: 0, Max budget: 0", "budget_exceeded", "400"), false},
+		{LiteLLM, 400, litellmBody("Budget has been exceeded! Key=k", "budget_exceeded", "400"), false},
+		{LiteLLM, 400, litellmBody("Budget has been exceeded! Team=t Current cost: 10.1, Max budget: 10.0", "budget_exceeded", "400"), false},
+		{LiteLLM, 401, litellmBody("Invalid proxy server token passed.", "token_not_found_in_db", "401"), false},
+		{OpenHands, 400, litellmBody(keyBudget, "budget_exceeded", "400"), true},
+		{OpenHands, 400, litellmBody(userBudget, "budget_exceeded", "400"), true},
+		{OpenHands, 400, fmt.Sprintf(wrapped, 10, 10), true},
+		{OpenHands, 400, fmt.Sprintf(wrapped, 5, 10), false},
+		{OpenHands, 400, `{"detail":"over budget. Spend=11, Budget=10"}`, true},
+		{OpenHands, 429, "over budget", false},
+		{OpenHands, 401, "", false},
+		{OpenRouter, 402, openRouterBody(402, "openrouter_key_limit"), true},
+		{OpenRouter, 402, openRouterBody(402, "openrouter_credits"), false},
+		{OpenAI, 429, `{"error":{"type":"insufficient_quota","code":"insufficient_quota"}}`, false},
+	} {
+		if got := Classify(c.kind, Response{Status: c.status, Body: []byte(c.body)}, testNow); got.Own != c.want {
+			t.Errorf("%s %d %s: got own %t by %s, want %t", c.kind, c.status, c.body, got.Own, got.Rule, c.want)
+		}
+	}
+}
+
 func TestForeignBodies(t *testing.T) {
 	deep := strings.Repeat(`{"error":`, 20_000)
 	for _, body := range []string{

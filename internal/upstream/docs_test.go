@@ -100,10 +100,15 @@ func patternText(p *regexp.Regexp) []string {
 
 func verdictText(r rule) string {
 	switch {
-	case r.Confirm:
-		return "**rotate**, after asking if possible"
 	case r.Verdict == "rotate":
-		return "**rotate**"
+		text := "**rotate**"
+		if r.Confirm {
+			text += ", after asking if possible"
+		}
+		if r.Own {
+			text += "; the key's own"
+		}
+		return text
 	case r.Verdict == "cool_down" && len(r.Until) > 0:
 		return "cool down: " + strings.Join(r.Until, ", ")
 	default:

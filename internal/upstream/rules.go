@@ -37,6 +37,7 @@ type rule struct {
 	Scope     Scope          `yaml:"scope"`
 	ScopeFrom *regexp.Regexp `yaml:"scope_from"`
 	Confirm   bool           `yaml:"confirm"`
+	Own       bool           `yaml:"own"`
 	Why       string         `yaml:"why"`
 	Source    string         `yaml:"source"`
 }
@@ -123,6 +124,7 @@ func (r *rule) verdict(a answer, now time.Time) Verdict {
 	switch r.Verdict {
 	case Rotate.String():
 		v.Action, v.Status = Rotate, Exhausted
+		v.Own = r.Own && (!r.Confirm || a.spent())
 	case CoolDown.String():
 		v.Action, v.Status = CoolDown, r.coolStatus()
 		v.Until, v.UntilFrom = r.until(a, now)

@@ -55,6 +55,8 @@ func problems(set ruleset, r rule) (out []string) {
 	check(r.Verdict == "cool_down" || len(r.Until) == 0 && r.Status == "", "until and status are for cool_down")
 	check(slices.Contains([]Status{"", RateLimited, Error}, r.Status), "status must be rate_limited or error")
 	check(r.Verdict == "rotate" || !r.Confirm, "confirm is for rotate")
+	check(r.Verdict == "rotate" || !r.Own, "own is for rotate")
+	check(!r.Own || r.Scope == ScopeKey || r.Scope == ScopeUser && set.Kind == OpenHands, "own is for what no two keys share")
 	for _, name := range r.Until {
 		check(sources[name] != nil, "until names the unknown source "+name)
 	}

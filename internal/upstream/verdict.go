@@ -89,6 +89,9 @@ type Verdict struct {
 	// Confirm says that the upstream may refuse a key that is good for cheaper requests: where the key can be asked about,
 	// ask before rotating.
 	Confirm bool
+	// Own says that the budget or limit which is used up is the key's own, so that however many keys are refused for theirs,
+	// nothing is wrong with the upstream.
+	Own bool
 	// Reason is what the upstream said, for people: one line of valid UTF-8 without secrets, at most MaxReason bytes.
 	Reason string
 	// Why says why the rule decides so. It holds nothing of the answer.

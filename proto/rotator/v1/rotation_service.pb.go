@@ -691,7 +691,7 @@ type ReportFailureResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The verdict that was acted on.
 	Verdict Verdict `protobuf:"varint,1,opt,name=verdict,proto3,enum=rotator.v1.Verdict" json:"verdict,omitempty"`
-	// The rule that matched, such as "litellm/budget-exceeded-key", or what overruled it: "incident", "bound", "probe-alive",
+	// The rule that matched, such as "litellm/budget-exceeded-key", or what overruled it: "incident", "probe-alive",
 	// "probe-unreachable", "late", "pending", "exhausted", "disabled".
 	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
 	// The rule that matched the answer itself, if it was overruled. Empty: it was not.
