@@ -171,7 +171,10 @@ func appendLabels(b []byte, labels map[string]string) []byte {
 		return b
 	}
 	b = append(appendName(b, "labels"), '{')
-	for _, name := range slices.Sorted(maps.Keys(labels)) {
+	var room [8]string
+	names := slices.AppendSeq(room[:0], maps.Keys(labels))
+	slices.Sort(names)
+	for _, name := range names {
 		if !allPlain(name) || !allPlain(labels[name]) {
 			return nil
 		}
