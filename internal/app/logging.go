@@ -20,6 +20,7 @@ const (
 	// service.
 	logLines = 8192
 	logBytes = 4 << 20
+	logRoom  = 64 << 10 // is kept for the next lines
 	// logFlush bounds how long the end of the process waits for such a reader.
 	logFlush = time.Second
 )
@@ -60,7 +61,8 @@ func droppedLine(handler func(io.Writer) slog.Handler, dropped int) []byte {
 }
 
 // lineWriter writes lines in the background, so that a destination that blocks stops its goroutine and not the service
-// (a pipe that nobody reads blocks its writer for ever). Each Write is taken as one line and never blocks or fails.
+// (a pipe that nobody reads blocks its writer for ever). Each Write is taken as one line and never blocks or fails. Lines
+// that wait are written together.
 type lineWriter struct {
 	out    io.Writer
 	report func(dropped int) []byte
@@ -68,8 +70,8 @@ type lineWriter struct {
 	done   chan struct{} // closed when the goroutine has ended
 
 	mu      sync.Mutex // protects the following fields
-	queue   [][]byte
-	size    int // bytes in queue
+	queue   []byte
+	lines   int // in queue
 	dropped int // lines since the last one in queue
 	closed  bool
 }
@@ -87,12 +89,12 @@ func (w *lineWriter) Write(line []byte) (int, error) {
 	if w.closed {
 		return len(line), nil
 	}
-	if len(w.queue) >= logLines || w.size+len(line) > logBytes {
+	if w.lines >= logLines || len(w.queue)+len(line) > logBytes {
 		w.dropped++
 		return len(line), nil
 	}
 	w.reportDropped()
-	w.push(bytes.Clone(line))
+	w.push(line)
 	w.signal()
 	return len(line), nil
 }
@@ -106,8 +108,8 @@ func (w *lineWriter) reportDropped() {
 }
 
 func (w *lineWriter) push(line []byte) {
-	w.queue = append(w.queue, line)
-	w.size += len(line)
+	w.queue = append(w.queue, line...)
+	w.lines++
 }
 
 func (w *lineWriter) signal() {
@@ -121,11 +123,13 @@ func (w *lineWriter) signal() {
 // logging fails.
 func (w *lineWriter) run() {
 	defer close(w.done)
+	var lines []byte
 	for {
-		line, closed := w.next()
+		var closed bool
+		lines, closed = w.next(lines)
 		switch {
-		case line != nil:
-			_, _ = w.out.Write(line)
+		case len(lines) > 0:
+			_, _ = w.out.Write(lines)
 		case closed:
 			return
 		default:
@@ -134,21 +138,22 @@ func (w *lineWriter) run() {
 	}
 }
 
-// next takes the next line, nil if there is none.
-func (w *lineWriter) next() (line []byte, closed bool) {
+// next takes the lines that wait, none if there are none, and leaves room for others.
+func (w *lineWriter) next(room []byte) (lines []byte, closed bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.queue) == 0 {
+	if w.lines == 0 {
 		w.reportDropped()
 	}
-	if len(w.queue) == 0 {
+	if w.lines == 0 {
 		return nil, w.closed
 	}
-	line = w.queue[0]
-	w.queue[0] = nil
-	w.queue = w.queue[1:]
-	w.size -= len(line)
-	return line, false
+	if cap(room) > logRoom {
+		room = nil
+	}
+	lines = w.queue
+	w.queue, w.lines = room[:0], 0
+	return lines, false
 }
 
 // close takes no more lines and waits until those taken are written, but no longer than limit. It may be repeated.

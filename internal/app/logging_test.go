@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -108,13 +109,13 @@ func TestLogHole(t *testing.T) {
 	big := make([]byte, logBytes)
 	_, _ = w.Write(big)
 	_, _ = w.Write([]byte("lost"))
-	if line, _ := w.next(); len(line) != logBytes {
+	if line, _ := w.next(nil); len(line) != logBytes {
 		t.Fatalf("first line has %d bytes, want %d", len(line), logBytes)
 	}
-	_, _ = w.Write([]byte("after"))
-	for _, want := range []string{"hole", "after", ""} {
-		if got, _ := w.next(); string(got) != want {
-			t.Errorf("next line is %q, want %q", got, want)
+	_, _ = w.Write([]byte(" after"))
+	for _, want := range []string{"hole after", ""} {
+		if got, _ := w.next(nil); string(got) != want {
+			t.Errorf("next are %q, want %q", got, want)
 		}
 	}
 }
@@ -148,9 +149,13 @@ func TestLogKeepsNoBuffer(t *testing.T) {
 	_, _ = w.Write(line)
 	copy(line, "two\n")
 	close(out.gate)
+	for range 1000 { // while it writes
+		_, _ = w.Write(line)
+		runtime.Gosched()
+	}
 	w.close(time.Minute)
-	if got := out.String(); got != "one\n" {
-		t.Errorf("wrote %q, want %q", got, "one\n")
+	if got, want := out.String(), "one\n"+strings.Repeat("two\n", 1000); got != want {
+		t.Errorf("wrote %q, want one and two a thousand times", got)
 	}
 }
 

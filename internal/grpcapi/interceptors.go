@@ -24,16 +24,17 @@ type calls struct {
 	stopping context.Context // ends when the server begins to stop
 }
 
-// unary lists the interceptors of calls, outermost first. The order matters: what a caller is told is decided outside
-// the server's bound, where it can be seen whose deadline has passed.
-func (c *calls) unary() []grpc.UnaryServerInterceptor {
-	return []grpc.UnaryServerInterceptor{c.observe, c.tell, c.bound, c.gate, c.survive}
-}
-
-// observe counts, times and logs a call.
-func (c *calls) observe(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// unary is the one interceptor of calls: each that is parted from the others costs an allocation or two for every call.
+//
+// The order matters: what a caller is told is decided outside the server's bound, where it can be seen whose deadline has
+// passed.
+func (c *calls) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	began := time.Now()
-	resp, err := handler(ctx, req)
+	m, ours := methods[info.FullMethod]
+	resp, err := c.bound(ctx, m, req, info, handler)
+	if err != nil {
+		resp, err = nil, c.tell(ctx, m, ours, err)
+	}
 	took := time.Since(began)
 	c.metrics.observe(info.FullMethod, status.Code(err), took)
 	c.record(ctx, info.FullMethod, err, took)
@@ -62,35 +63,33 @@ func (c *calls) record(ctx context.Context, name string, err error, took time.Du
 }
 
 // tell makes of an error what the caller is told. Errors of other services, such as health, are theirs.
-func (c *calls) tell(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	resp, err := handler(ctx, req)
-	if err == nil {
-		return resp, nil
-	}
-	m, ours := methods[info.FullMethod]
+func (c *calls) tell(ctx context.Context, m method, ours bool, err error) error {
 	var p *panicked
 	if !ours && !errors.As(err, &p) {
-		return nil, err
+		return err
 	}
-	return nil, translate(ctx, m, err)
+	return translate(ctx, m, err)
 }
 
 // bound ends the call's context after the server's own time.
-func (c *calls) bound(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeouts.of(methods[info.FullMethod]))
+func (c *calls) bound(ctx context.Context, m method, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeouts.of(m))
 	defer cancel()
-	return handler(ctx, req)
+	if err := c.gate(m); err != nil {
+		return nil, err
+	}
+	return c.survive(ctx, req, info, handler)
 }
 
 // gate fails calls that cannot work now, without trying. What only keeps writes from working, such as a full store, does
 // not keep a long read: it may be what finds that out.
-func (c *calls) gate(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if m := methods[info.FullMethod]; m.gated() {
+func (c *calls) gate(m method) error {
+	if m.gated() {
 		if err := c.ready(); err != nil && (m.writes || errors.Is(err, pool.ErrNotApplied)) {
-			return nil, err
+			return err
 		}
 	}
-	return handler(ctx, req)
+	return nil
 }
 
 // panicked is a handler's panic. The stack is logged where it is caught.
@@ -130,11 +129,7 @@ func (c *calls) tellStream(srv any, stream grpc.ServerStream, info *grpc.StreamS
 		return nil
 	}
 	m, ours := methods[info.FullMethod]
-	var p *panicked
-	if !ours && !errors.As(err, &p) {
-		return err
-	}
-	return translate(stream.Context(), m, err)
+	return c.tell(stream.Context(), m, ours, err)
 }
 
 func (c *calls) surviveStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {

@@ -71,7 +71,7 @@ const window = 1 << 20
 
 func options(around *calls, more []grpc.ServerOption) []grpc.ServerOption {
 	return append([]grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(around.unary()...),
+		grpc.UnaryInterceptor(around.unary),
 		grpc.ChainStreamInterceptor(around.streams()...),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.NumStreamWorkers(streamWorkers),
