@@ -42,6 +42,8 @@ var rules = []struct {
 		"a provider makes calls; when, and what for, is decided elsewhere"},
 	{"./internal/spend", []string{"go.etcd.io/", "google.golang.org/", "./proto/"},
 		"whose turn it is to check, and what becomes of a rotation, is decided elsewhere"},
+	{"./internal/etcdwire", []string{"./internal/", "./proto/"},
+		"how a transaction is sent is independent of what it is for"},
 	{"./internal/etcdembed", []string{"./internal/"},
 		"running etcd is independent of what is kept in it"},
 	{"./internal/ctl", []string{"go.etcd.io/", "./internal/pool", "./internal/app", "./internal/etcdstore"},
@@ -59,6 +61,9 @@ var neighbours = map[string][]string{
 	"./internal/spend": {"./internal/upstream"}, // reads what upstreams say
 
 	"./internal/provider": {"./internal/upstream"}, // asks LiteLLM
+
+	"./internal/etcdstore": {"./internal/etcdwire"}, // sends what it has made of the domain's transactions
+	"./internal/election":  {"./internal/etcdwire"}, // sends its campaigns the same way
 }
 
 // common is what every package of internal/ may import.
