@@ -480,3 +480,22 @@ func TestRetentionInBatches(t *testing.T) {
 		t.Errorf("%d events left, want the one of revision %d", len(got), keep)
 	}
 }
+
+// Events that cannot be read stay, and do not keep those after them.
+func TestRetentionPassesWhatItCannotRead(t *testing.T) {
+	w := newWorld(t)
+	const broken = 2*purgeBatch + 1
+	for i := range broken {
+		if _, err := w.client.Put(within(t), fmt.Sprintf("/rotator/events/p/a%04d", i), "{"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.event(t, "p", now.Add(-40*24*time.Hour))
+	w.event(t, "p", now)
+	if err := w.retention(t).once(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.left(t, "events"); len(got) != broken+1 || got[broken] != "p/e0001" {
+		t.Errorf("%d events left, the last one %s, want the %d broken ones and p/e0001", len(got), got[len(got)-1], broken)
+	}
+}

@@ -205,8 +205,8 @@ func (p *round) events(ctx context.Context) error {
 	return nil
 }
 
-// eventsOf deletes a pool's events until it comes to a batch with none to delete. A pool that was deleted has the
-// default retention.
+// eventsOf deletes a pool's events until it comes to a batch with none to delete. One that cannot be read has no time: it
+// stays, and does not keep others. A pool that was deleted has the default retention.
 func (p *round) eventsOf(ctx context.Context, name string) error {
 	state, err := p.Store.Read(ctx, pool.PoolRef(name))
 	if err != nil {
@@ -226,14 +226,20 @@ func (p *round) eventsOf(ctx context.Context, name string) error {
 			return err
 		}
 		var due []pool.Guard
+		end := len(events) == 0
 		for _, e := range events {
 			after = e.ID
 			if p.due(e.Time, keep, e.Cursor()) {
 				due = append(due, pool.Unchanged(pool.EventRef(name, e.ID), e.Revision))
+			} else if !e.Time.IsZero() {
+				end = true
 			}
 		}
 		if len(due) == 0 {
-			return nil
+			if end {
+				return nil
+			}
+			continue
 		}
 		if err := p.purge(ctx, pool.KindEvent, guard, due); err != nil {
 			return err
