@@ -106,68 +106,45 @@ const (
 	headerRevision protowire.Number = 3 // ResponseHeader
 )
 
-// read keeps nothing of b.
+// read keeps nothing of b. What is of another type than in etcd's messages is passed over, as protobuf does.
 func (a *answer) read(b []byte) error {
-	return fields(b, func(f protowire.Number, n uint64, bytes []byte) error {
+	var f field
+	return fields(b, &f, func() error {
 		switch {
-		case f == responseHeader:
-			return fields(bytes, func(f protowire.Number, n uint64, _ []byte) error {
-				if f == headerRevision {
-					a.Revision = int64(n)
-				}
-				return nil
-			})
-		case f == responseSucceeded:
-			a.Succeeded = n != 0
-		case f == responseResponses:
-			return fields(bytes, a.readOp)
+		case f.is(responseHeader, protowire.BytesType):
+			return a.readHeader(f.bytes)
+		case f.is(responseSucceeded, protowire.VarintType):
+			a.Succeeded = f.n != 0
+		case f.is(responseResponses, protowire.BytesType):
+			return a.readOp(f.bytes)
+		}
+		return nil
+	})
+}
+
+func (a *answer) readHeader(b []byte) error {
+	var f field
+	return fields(b, &f, func() error {
+		if f.is(headerRevision, protowire.VarintType) {
+			a.Revision = int64(f.n)
 		}
 		return nil
 	})
 }
 
 // readOp reads the answer to one operation; of those that change something there is nothing to read.
-func (a *answer) readOp(f protowire.Number, _ uint64, bytes []byte) error {
-	switch f {
-	case opRange:
-		r := new(pb.RangeResponse)
-		a.Reads = append(a.Reads, r)
-		return proto.Unmarshal(bytes, r)
-	case opTxn:
-		a.nested = append(a.nested, answer{})
-		return a.nested[len(a.nested)-1].read(bytes)
-	}
-	return nil
-}
-
-// fields calls fn for each field of a message that is a varint or bytes.
-func fields(b []byte, fn func(f protowire.Number, n uint64, bytes []byte) error) error {
-	for len(b) > 0 {
-		f, kind, size := protowire.ConsumeTag(b)
-		if size < 0 {
-			return protowire.ParseError(size)
+func (a *answer) readOp(b []byte) error {
+	var f field
+	return fields(b, &f, func() error {
+		switch {
+		case f.is(opRange, protowire.BytesType):
+			r := new(pb.RangeResponse)
+			a.Reads = append(a.Reads, r)
+			return proto.Unmarshal(f.bytes, r)
+		case f.is(opTxn, protowire.BytesType):
+			a.nested = append(a.nested, answer{})
+			return a.nested[len(a.nested)-1].read(f.bytes)
 		}
-		b = b[size:]
-		var n uint64
-		var bytes []byte
-		switch kind {
-		case protowire.VarintType:
-			n, size = protowire.ConsumeVarint(b)
-		case protowire.BytesType:
-			bytes, size = protowire.ConsumeBytes(b)
-		default:
-			if size = protowire.ConsumeFieldValue(f, kind, b); size >= 0 {
-				b = b[size:]
-				continue
-			}
-		}
-		if size < 0 {
-			return protowire.ParseError(size)
-		}
-		b = b[size:]
-		if err := fn(f, n, bytes); err != nil {
-			return err
-		}
-	}
-	return nil
+		return nil
+	})
 }

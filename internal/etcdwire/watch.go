@@ -1,6 +1,7 @@
 package etcdwire
 
 import (
+	"errors"
 	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -39,120 +40,83 @@ const (
 
 // readWatch is what protobuf would read, and keeps b.
 func readWatch(b []byte, m *pb.WatchResponse) error {
-	events, rest, ok := split(b)
-	if ok {
-		m.Events, ok = readEvents(events)
+	var rest []byte
+	var wire [][]byte
+	var f field
+	err := fields(b, &f, func() error {
+		if f.is(watchEvents, protowire.BytesType) {
+			wire = append(wire, f.bytes)
+		} else {
+			rest = append(rest, f.whole...)
+		}
+		return nil
+	})
+	var events []*mvccpb.Event
+	if err == nil {
+		events, err = readEvents(wire)
 	}
-	if !ok {
+	if err != nil {
 		return protobuf.Unmarshal(b, m)
 	}
-	all := m.Events
-	err := protobuf.Unmarshal(rest, m) // resets it
-	m.Events = all
+	err = protobuf.Unmarshal(rest, m) // resets it
+	m.Events = events
 	return err
 }
 
-// split takes the events out of a response.
-func split(b []byte) (events [][]byte, rest []byte, ok bool) {
-	for len(b) > 0 {
-		f, kind, tag := protowire.ConsumeTag(b)
-		if tag < 0 {
-			return nil, nil, false
-		}
-		size := protowire.ConsumeFieldValue(f, kind, b[tag:])
-		if size < 0 {
-			return nil, nil, false
-		}
-		if f == watchEvents && kind == protowire.BytesType {
-			event, _ := protowire.ConsumeBytes(b[tag:])
-			events = append(events, event)
-		} else {
-			rest = append(rest, b[:tag+size]...)
-		}
-		b = b[tag+size:]
-	}
-	return events, rest, true
-}
+var errUnknown = errors.New("more than this service asks for")
 
-// readEvents is not ok if there is more in the events than it knows.
-func readEvents(wire [][]byte) (events []*mvccpb.Event, ok bool) {
+// readEvents returns an error if there is more in the events than it knows, or they are damaged.
+func readEvents(wire [][]byte) ([]*mvccpb.Event, error) {
 	if len(wire) == 0 {
-		return nil, true
+		return nil, nil
 	}
 	room := make([]struct {
 		event mvccpb.Event
 		kv    mvccpb.KeyValue
 	}, len(wire))
-	events = make([]*mvccpb.Event, len(wire))
+	events := make([]*mvccpb.Event, len(wire))
 	for i, b := range wire {
 		event, kv := &room[i].event, &room[i].kv
-		ok := known(b, func(f protowire.Number, n uint64, bytes []byte) bool {
+		var f field
+		err := fields(b, &f, func() error {
 			switch {
-			case f == eventType && bytes == nil:
-				event.Type = mvccpb.Event_EventType(n)
-			case f == eventKv && bytes != nil && event.Kv == nil:
+			case f.is(eventType, protowire.VarintType):
+				event.Type = mvccpb.Event_EventType(f.n)
+			case f.is(eventKv, protowire.BytesType) && event.Kv == nil:
 				event.Kv = kv
-				return readKv(bytes, kv)
+				return readKv(f.bytes, kv)
 			default:
-				return false
+				return errUnknown
 			}
-			return true
+			return nil
 		})
-		if !ok {
-			return nil, false
+		if err != nil {
+			return nil, err
 		}
 		events[i] = event
 	}
-	return events, true
+	return events, nil
 }
 
-func readKv(b []byte, kv *mvccpb.KeyValue) bool {
-	return known(b, func(f protowire.Number, n uint64, bytes []byte) bool {
+func readKv(b []byte, kv *mvccpb.KeyValue) error {
+	var f field
+	return fields(b, &f, func() error {
 		switch {
-		case f == kvKey && bytes != nil:
-			kv.Key = bytes
-		case f == kvValue && bytes != nil:
-			kv.Value = bytes
-		case bytes != nil:
-			return false
-		case f == kvCreated:
-			kv.CreateRevision = int64(n)
-		case f == kvModified:
-			kv.ModRevision = int64(n)
-		case f == kvVersion:
-			kv.Version = int64(n)
-		case f == kvLease:
-			kv.Lease = int64(n)
+		case f.is(kvKey, protowire.BytesType):
+			kv.Key = slices.Clip(f.bytes)
+		case f.is(kvValue, protowire.BytesType):
+			kv.Value = slices.Clip(f.bytes)
+		case f.is(kvCreated, protowire.VarintType):
+			kv.CreateRevision = int64(f.n)
+		case f.is(kvModified, protowire.VarintType):
+			kv.ModRevision = int64(f.n)
+		case f.is(kvVersion, protowire.VarintType):
+			kv.Version = int64(f.n)
+		case f.is(kvLease, protowire.VarintType):
+			kv.Lease = int64(f.n)
 		default:
-			return false
+			return errUnknown
 		}
-		return true
+		return nil
 	})
-}
-
-// known calls fn for each field and reports whether it knew all of them. bytes is nil for a varint only.
-func known(b []byte, fn func(f protowire.Number, n uint64, bytes []byte) bool) bool {
-	for len(b) > 0 {
-		f, kind, size := protowire.ConsumeTag(b)
-		if size < 0 {
-			return false
-		}
-		b = b[size:]
-		var n uint64
-		var bytes []byte
-		switch kind {
-		case protowire.VarintType:
-			n, size = protowire.ConsumeVarint(b)
-		case protowire.BytesType:
-			bytes, size = protowire.ConsumeBytes(b)
-			bytes = slices.Clip(bytes)
-		default:
-			return false
-		}
-		if size < 0 || !fn(f, n, bytes) {
-			return false
-		}
-		b = b[size:]
-	}
-	return true
 }
