@@ -46,7 +46,7 @@ func run() int {
 	return 0
 }
 
-// serve is app.Run with seams.
+// serve is what matters of app.Run, with seams.
 func serve(ctx context.Context, cfg *app.Config, log *slog.Logger) error {
 	seams, err := seams(log)
 	if err != nil {

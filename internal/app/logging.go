@@ -16,11 +16,11 @@ const (
 )
 
 const (
-	// logLines and logBytes bound what waits for a reader who does not keep up. At info level that is minutes of a busy
-	// service.
+	// logLines and logBytes bound what waits for a reader who does not keep up, beside what is being written. At info level
+	// that is minutes of a busy service.
 	logLines = 8192
 	logBytes = 4 << 20
-	logRoom  = 64 << 10 // is kept for the next lines
+	logRoom  = 64 << 10 // is kept for the next lines, and about what is written at once
 	// logFlush bounds how long the end of the process waits for such a reader.
 	logFlush = time.Second
 )
@@ -129,12 +129,27 @@ func (w *lineWriter) run() {
 		lines, closed = w.next(lines)
 		switch {
 		case len(lines) > 0:
-			_, _ = w.out.Write(lines)
+			w.write(lines)
 		case closed:
 			return
 		default:
 			<-w.wake
 		}
+	}
+}
+
+// write writes lines, some at a time: what fails in between costs those and not all.
+func (w *lineWriter) write(lines []byte) {
+	for len(lines) > 0 {
+		n := len(lines)
+		if n > logRoom {
+			n = logRoom
+			if end := bytes.LastIndexByte(lines[:n], '\n'); end >= 0 {
+				n = end + 1
+			}
+		}
+		_, _ = w.out.Write(lines[:n])
+		lines = lines[n:]
 	}
 }
 
@@ -145,11 +160,11 @@ func (w *lineWriter) next(room []byte) (lines []byte, closed bool) {
 	if w.lines == 0 {
 		w.reportDropped()
 	}
-	if w.lines == 0 {
-		return nil, w.closed
-	}
 	if cap(room) > logRoom {
 		room = nil
+	}
+	if w.lines == 0 {
+		return room[:0], w.closed
 	}
 	lines = w.queue
 	w.queue, w.lines = room[:0], 0

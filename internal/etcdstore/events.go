@@ -114,7 +114,8 @@ type eventFollower struct {
 	store   *Store
 	span    span
 	deliver func(pool.EventBatch) error
-	failed  error // of deliver
+	failed  error         // of deliver
+	took    time.Duration // the last deliver
 
 	after  pool.EventCursor // the last one delivered
 	upTo   int64            // all of this revision and before were delivered
@@ -168,9 +169,11 @@ func (f *eventFollower) step(ctx context.Context, load bool) error {
 func (f *eventFollower) give(b pool.EventBatch) error {
 	b.Revision = max(b.Revision, f.upTo)
 	b.Live = b.Revision >= f.target
+	began := time.Now()
 	if f.failed = f.deliver(b); f.failed != nil {
 		return errDeliver
 	}
+	f.took = time.Since(began)
 	f.upTo = b.Revision
 	if n := len(b.Events); n > 0 {
 		f.after = b.Events[n-1].Cursor()
@@ -195,11 +198,10 @@ func (f *eventFollower) load(ctx context.Context) error {
 			return err
 		}
 		for chunk := range slices.Chunk(found, eventsBatch) {
-			began := time.Now()
 			if err := f.read(ctx, chunk, target); err != nil {
 				return err
 			}
-			if time.Since(began) > eventsSlow && eventsWait.Load() > 0 {
+			if f.took > eventsSlow && eventsWait.Load() > 0 {
 				return errYield
 			}
 		}

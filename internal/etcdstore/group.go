@@ -21,8 +21,9 @@ const (
 	maxGroup = 64
 )
 
-// Committer sends transactions on single keys, and those that come while others are under way in groups: one transaction of etcd with
-// one nested in it for each. Each is decided by its own compares and gets its own answer, as if it had been sent alone.
+// Committer sends transactions on single keys, and those that come while others are under way in groups: one transaction
+// of etcd with one nested in it for each. Each is decided by its own compares and gets its own answer, as if it had been
+// sent alone.
 //
 // That holds because nothing in a group changes what another one in it compares, reads or changes: etcd evaluates all
 // compares of a group before it changes anything. An error of the group that may be the fault of one is nobody else's:

@@ -69,8 +69,8 @@ func (r *Request) buffers() mem.BufferSlice {
 // codec is protobuf for a Request and an answer.
 type codec struct{}
 
-// Name implements encoding.CodecV2.
-func (codec) Name() string { return "proto" }
+// Name implements encoding.CodecV2; see watchCodec.
+func (codec) Name() string { return "" }
 
 // Marshal implements encoding.CodecV2.
 func (codec) Marshal(v any) (mem.BufferSlice, error) {

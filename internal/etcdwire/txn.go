@@ -34,7 +34,7 @@ type Compare struct {
 
 // Touch is what a transaction does with a key.
 type Touch struct {
-	Key     uint64 // its hash, good within this process; two keys may have the same one
+	Key     uint64 // its hash, good within this process; that two keys have the same one is as good as impossible
 	Changes bool   // or else it only reads or compares it
 }
 

@@ -20,6 +20,9 @@ func Codec() encoding.CodecV2 { return watchCodec{encoding.GetCodecV2(proto.Name
 
 type watchCodec struct{ encoding.CodecV2 }
 
+// Name implements encoding.CodecV2. Without one calls say application/grpc, as they do without a codec of ours.
+func (watchCodec) Name() string { return "" }
+
 // Unmarshal implements encoding.CodecV2.
 func (c watchCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	m, isWatch := v.(*pb.WatchResponse)

@@ -78,10 +78,12 @@ type Config struct {
 type Worker struct {
 	Config
 
-	mu      sync.Mutex // protects the following fields
-	busy    map[pool.Ref]bool
-	settled map[pool.Record]settlement // by the mirror's records, which it replaces and does not change: fast with many
-	done    chan struct{}              // gets a value when a record was worked on
+	mu   sync.Mutex // protects the following fields
+	busy map[pool.Ref]bool
+	// settled is by the mirror's records, which it replaces and does not change: that is fast with many. What was replaced
+	// stays until the next resync.
+	settled map[pool.Record]settlement
+	done    chan struct{} // gets a value when a record was worked on
 }
 
 // settlement says that nothing is to be done about a record before a time, as long as it and its pool are as they were.
@@ -118,9 +120,12 @@ const (
 	// shareGrace is how long a replica leaves work to the replica whose share it is.
 	shareGrace = 500 * time.Millisecond
 	// lookPause is the shortest time between two looks, however fast the store changes, and lookShare how many times as
-	// long as a look the pause after it is: looking costs a hundredth of a processor at the most.
+	// long as a look the pause after it is: looking costs a hundredth of a processor, until that takes longPause.
 	lookPause = 50 * time.Millisecond
 	lookShare = 100
+	// longPause bounds that pause: a process that stood still in a look must not stand still for longer by itself. It is
+	// shorter than shareGrace, so that others do not take its share.
+	longPause = 400 * time.Millisecond
 	// longest is the longest time without a look, and unready that while the store cannot be written.
 	longest = time.Minute
 	unready = time.Second
@@ -150,7 +155,7 @@ func (w *Worker) Run(ctx context.Context) {
 		} else {
 			next = min(next, w.look(ctx, &work))
 		}
-		if !sleep(ctx, max(lookPause, lookShare*time.Since(began))) {
+		if !sleep(ctx, min(max(lookPause, lookShare*time.Since(began)), longPause)) {
 			return
 		}
 		select {
