@@ -403,6 +403,37 @@ func TestUnknownOutcomesAndWaiting(t *testing.T) {
 	}
 }
 
+// A request that waited in one life, and was cancelled, is a new one when it comes again without generation in a later life.
+func TestRequestWaitsAgainInALaterLife(t *testing.T) {
+	s := newStory()
+	g := s.pool()
+	parked := func(key, id string, g int64) {
+		s.lock(key, "r0")
+		s.rev(recorder.Change{Key: "active/p/" + key, Create: g, Value: json.RawMessage(strings.Replace(healthy("a0", key), "HEALTHY", "EXHAUSTED", 1))},
+			put("pending/p/"+key, fmt.Sprintf(`{"generation":"%d","requestId":%q}`, g, id)), del("locks/p/"+key), event("x"+id, "key.pending", "keys/"+key, fmt.Sprintf(`"keyId":%q`, key)))
+		s.op(history.Op{Kind: history.Rotate, Client: id, Key: key, RequestID: id, Outcome: history.Pending, Revision: s.at})
+	}
+	parked("a0", "q1", g)
+	s.rev(del("pending/p/a0"), recorder.Change{Key: "active/p/a0", Create: g, Value: json.RawMessage(healthy("a0", "a0"))}, event("on", "key.enabled", "keys/a0", `"keyId":"a0"`))
+	s.op(history.Op{Kind: history.EnableKey, Client: "admin", Key: "a0", Revision: s.at, Current: &history.Key{ID: "a0", Generation: g}})
+	s.lock("a0", "r0")
+	s.rev(rotation("R", "a0", "b0", "a0", "q2", g)...)
+	s.op(answer(history.Rotate, history.Rotated, "R", "q2", "q2", g, s.at))
+	second := s.at
+	s.rev(del("retired/p/a0"), put("backup/p/a0", "{"+sealed("a0")+"}"), event("back", "key.restored", "keys/a0", `"keyId":"a0"`))
+	s.op(history.Op{Kind: history.RestoreKey, Client: "admin", Key: "a0", Revision: s.at})
+	s.lock("b0", "r0")
+	s.rev(rotation("S", "b0", "a0", "a0", "q3", second)...)
+	s.op(answer(history.Rotate, history.Rotated, "S", "q3", "q3", second, s.at))
+	s.last(0).Key, s.last(0).Rotation.Old, s.last(0).Rotation.New = "b0", "b0", "a0"
+	parked("a0", "q4", s.at)
+	s.op(history.Op{Kind: history.Rotate, Client: "q1", Key: "a0", RequestID: "q1", Outcome: history.Pending, Revision: s.at})
+	if r := check.Run(s.in); !r.OK() {
+		r.Write(os.Stderr)
+		t.Error("an answer about the life that waits now is held to be one about the life that is over")
+	}
+}
+
 // Transitions that are made at once share a revision, and each has its own event.
 func TestTransitionsShareARevision(t *testing.T) {
 	for name, spoil := range map[string]func([]recorder.Change) []recorder.Change{

@@ -240,11 +240,11 @@ func (r *run) deed(op history.Op) (life string, d deed, about bool) {
 		return lifeOf2(id, op.Rotation.Generation), deed{outcome: op.Outcome, rotation: op.Rotation.ID, by: op.Rotation.RequestID}, true
 	case op.Succeeded():
 		generation := op.Generation
-		if generation == 0 {
-			generation = r.lifeOfRequest(op)
+		if generation == 0 { // the life that waits now: an earlier one, in which its request waited, may be over
+			generation = r.waitingIn(op)
 		}
 		if generation == 0 {
-			generation = r.waitingIn(op)
+			generation = r.lifeOfRequest(op)
 		}
 		return lifeOf2(id, generation), deed{outcome: history.Pending}, generation != 0
 	case op.Reason == "ROTATION_NOT_FOUND" && op.Generation != 0:

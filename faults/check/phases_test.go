@@ -95,6 +95,25 @@ func TestGoodRunWithPhases(t *testing.T) {
 	}
 }
 
+// An upstream that takes long over a call may make the key for a later one before.
+func TestSlowUpstreamIsNotAskedWithoutALook(t *testing.T) {
+	m := newMinted()
+	m.mint()
+	slow := len(m.in.Upstream) - 1
+	first := m.in.Upstream[slow]
+	m.in.Upstream = m.in.Upstream[:slow]
+	m.rev(m.stock("m0", "MINTING", `"observedGeneration":{"planned":"1"},"attempts":2,"intent":"i3","notBefore":"2126-01-01T00:00:00Z"`))
+	m.calls(check.Deed{Key: "m0", Mint: true, Intent: "i3", Has: true})
+	first.Had = true
+	m.in.Upstream = append(m.in.Upstream, first)
+	m.verify()
+	m.revoke()
+	if r := check.Run(m.in); !r.OK() {
+		r.Write(os.Stderr)
+		t.Error("a call that came before the key was made is held to be one without a look")
+	}
+}
+
 // Each violation is seeded into a run with phases and must be found under its name.
 func TestViolationsOfPhases(t *testing.T) {
 	all := func(m *minted) { m.mint(); m.verify(); m.revoke() }

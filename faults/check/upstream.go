@@ -72,6 +72,7 @@ func (k *upstreamKey) recorded(d Deed) bool { return k.Ended.IsZero() || d.At.Be
 func (k *upstreamKey) mints() {
 	calls := make(map[string]int)
 	var made *intent
+	var by time.Time // when the call that made it came; the upstream may take long over one that came before
 	for _, d := range k.deeds {
 		if !d.Mint || !k.recorded(d) {
 			continue
@@ -85,11 +86,11 @@ func (k *upstreamKey) mints() {
 			k.wrong(d.At, "the upstream was asked for it under intent %q, which is not on record", d.Intent)
 		case i.seen > k.since(d.At)+int64(answerGrace):
 			k.wrong(d.At, "the upstream was asked for it under intent %q, which was written down only %v later", d.Intent, time.Duration(i.seen-k.since(d.At)))
-		case d.Had && made != nil && made.id != d.Intent:
+		case d.Had && made != nil && made.id != d.Intent && d.At.After(by):
 			k.wrong(d.At, "the upstream was asked for it under intent %q without a look: it had made it under %q", d.Intent, made.id)
 		}
 		if !d.Had && d.Has && i != nil && k.since(d.At) < i.notBefore {
-			made = i
+			made, by = i, d.At
 		}
 	}
 }
