@@ -403,6 +403,32 @@ func TestUnknownOutcomesAndWaiting(t *testing.T) {
 	}
 }
 
+// Who stands still with one lock may take another one for the same key meanwhile, and give it back.
+func TestWhoStandsStillMayTakeAnotherLock(t *testing.T) {
+	for name, first := range map[string]bool{"the lock it stands with": true, "another one": false} {
+		s, _ := rotated()
+		hold := func() {
+			start := s.in.Epoch.Add(s.time)
+			s.in.Held = []check.Hold{{Replica: "r1", Pool: "p", Key: "b0", Start: start, End: start.Add(time.Minute)}}
+			s.time += time.Second
+		}
+		if !first {
+			hold()
+		}
+		s.lock("b0", "r1")
+		if first {
+			hold()
+		}
+		s.time += time.Second
+		s.rev(del("locks/p/b0"))
+		r := check.Run(s.in)
+		if released := slices.ContainsFunc(r.Violations, func(v check.Violation) bool { return v.Invariant == "release" }); released != first {
+			r.Write(os.Stderr)
+			t.Errorf("%s is released: held to be somebody else's doing: %v", name, released)
+		}
+	}
+}
+
 // A request that waited in one life, and was cancelled, is a new one when it comes again without generation in a later life.
 func TestRequestWaitsAgainInALaterLife(t *testing.T) {
 	s := newStory()

@@ -54,10 +54,13 @@ func (r *run) frozen(replica string, at int64) bool {
 // arrives is how long after its commit a revision may be recorded while nothing is wrong with etcd.
 const arrives = 50 * time.Millisecond
 
-// held reports whether a lock was in the hands of a holder who stood still.
+// held reports whether a lock was in the hands of a holder who stood still. One that the same replica took later, for
+// something else, was not.
 func (r *run) held(id string, lock *record, at int64) bool {
+	taken := r.world.seenAt(lock.mod)
 	return slices.ContainsFunc(r.Held, func(h Hold) bool {
-		return h.Pool+"/"+h.Key == id && h.Generation == lock.Generation && h.Replica == lock.Holder && r.since(h.Start)+int64(arrives) < at && at < r.since(h.End)
+		stood := r.since(h.Start) + int64(arrives)
+		return h.Pool+"/"+h.Key == id && h.Generation == lock.Generation && h.Replica == lock.Holder && taken <= stood && stood < at && at < r.since(h.End)
 	})
 }
 
