@@ -82,8 +82,8 @@ func (e *Elector) try(ctx context.Context, bound time.Duration, txn *etcdwire.Tx
 
 // txn is the transaction of a candidacy; it can be sent again.
 func (c *Candidacy) txn(lease int64) *etcdwire.Txn {
-	key := []byte(c.Key)
-	txn := etcdwire.New(2+len(c.If)+2*len(c.Read), len(c.Value)+(2+len(c.If)+2*len(c.Read))*len(key))
+	key, ops := []byte(c.Key), 2+len(c.If)+2*len(c.Read)
+	txn := etcdwire.New(ops, len(c.Value)+ops*len(key))
 	txn.If(etcdwire.Compare{Key: key, Created: c.Over == 0, Revision: c.Over})
 	for _, compare := range c.If {
 		txn.If(compare)

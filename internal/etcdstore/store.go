@@ -201,13 +201,17 @@ func guarded(guards []pool.Guard) []pool.Ref {
 func (s *Store) guard(txn *etcdwire.Txn, guards []pool.Guard) {
 	var room [256]byte
 	for _, g := range guards {
-		txn.If(etcdwire.Compare{Key: s.layout.appendKey(room[:0], g.Ref), Created: g.Rule == pool.Created, Revision: g.Revision})
+		txn.If(compareOf(s.layout.appendKey(room[:0], g.Ref), g))
 	}
 }
 
 // Compare is a guard as etcd's compare.
 func (s *Store) Compare(g pool.Guard) etcdwire.Compare {
-	return etcdwire.Compare{Key: []byte(s.layout.Key(g.Ref)), Created: g.Rule == pool.Created, Revision: g.Revision}
+	return compareOf([]byte(s.layout.Key(g.Ref)), g)
+}
+
+func compareOf(key []byte, g pool.Guard) etcdwire.Compare {
+	return etcdwire.Compare{Key: key, Created: g.Rule == pool.Created, Revision: g.Revision}
 }
 
 // Keys are where the records are.

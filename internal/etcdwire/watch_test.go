@@ -67,7 +67,7 @@ func TestEventsKeepApart(t *testing.T) {
 	if err := readWatch(wire, m); err != nil {
 		t.Fatal(err)
 	}
-	_ = append(m.Events[0].Kv.Key, "XXX"...)
+	_ = append(m.Events[0].Kv.Key, "and more"...)
 	if v := string(m.Events[0].Kv.Value); v != "v" {
 		t.Errorf("the value is %q now", v)
 	}
