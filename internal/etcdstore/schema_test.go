@@ -35,14 +35,14 @@ func (r *schemaRig) follow() {
 	r.t.Cleanup(func() { cancel(); <-done })
 }
 
-// caughtUp waits until the mirror shows what is in etcd.
+// caughtUp waits until the mirror shows what is in etcd, and not what has gone from it.
 func (r *schemaRig) caughtUp() {
 	r.t.Helper()
-	resp, err := r.client.Get(r.t.Context(), DefaultPrefix, append(clientv3.WithLastRev(), clientv3.WithPrefix())...)
+	revision, err := r.store.Probe(r.t.Context())
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if err := r.mirror.Wait(within(r.t, patient), resp.Kvs[0].ModRevision); err != nil {
+	if err := r.mirror.Wait(within(r.t, patient), revision); err != nil {
 		r.t.Fatal(err)
 	}
 }
