@@ -22,6 +22,9 @@ const (
 	tail = 2 * time.Second
 	// noticeable is how long it takes until a loss of the quorum has been noticed.
 	noticeable = time.Second
+	// deaf is for how many election time-outs more there is no leader where it may be the leader that hears nothing: the
+	// others hear it until it resigns, which it does when it has heard of no majority from one check to the next.
+	deaf = 2
 )
 
 // bounds say how long a call may take that meets a kind of fault, by the beginning of its name, and whether a caller
@@ -149,6 +152,9 @@ func (r *run) limit(f Fault) (time.Duration, bool) {
 			limit := quick + r.Election + r.Slack
 			if b.hung {
 				limit += r.Try
+			}
+			if f.Kind == "member-cut-in" {
+				limit += deaf * r.Election
 			}
 			return limit, true
 		}

@@ -322,6 +322,10 @@ func TestViolations(t *testing.T) {
 			s.in.Faults = []check.Fault{{Kind: "replica-kill", Start: s.in.Epoch, End: s.in.Epoch.Add(time.Minute)}}
 			s.last(0).End += int64(3 * time.Second)
 		}},
+		{"too slow beside a leader that hears nothing", "callers", func(s *story, g int64) {
+			s.in.Faults = []check.Fault{{Kind: "member-cut-in", Start: s.in.Epoch, End: s.in.Epoch.Add(time.Minute)}}
+			s.last(0).End += int64(5 * time.Second)
+		}},
 		{"a read refused without quorum", "callers", func(s *story, g int64) {
 			s.in.Faults = []check.Fault{{Kind: "quorum-kill", Start: s.in.Epoch, End: s.in.Epoch.Add(time.Minute)}}
 			s.time += 10 * time.Second
@@ -380,6 +384,17 @@ func TestARepeatMayBeApplied(t *testing.T) {
 	if r := check.Run(s.in); !r.OK() {
 		r.Write(os.Stderr)
 		t.Error("a repeat that was applied is held to be a violation")
+	}
+}
+
+// A leader that hears nothing holds the others back for two election time-outs before they elect another one.
+func TestALeaderThatHearsNothingCostsMore(t *testing.T) {
+	s, _ := rotated()
+	s.in.Faults = []check.Fault{{Kind: "member-cut-in", Start: s.in.Epoch, End: s.in.Epoch.Add(time.Minute)}}
+	s.last(0).End += int64(3500 * time.Millisecond)
+	if r := check.Run(s.in); !r.OK() {
+		r.Write(os.Stderr)
+		t.Error("an election that takes as long as etcd's does is held to be a violation")
 	}
 }
 
