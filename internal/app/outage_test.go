@@ -59,7 +59,7 @@ func TestWithoutQuorum(t *testing.T) {
 	began := time.Now()
 	_, err := r.rot.RotateKey(c.ctx(), next)
 	c.want("reason", reason(err), "NOT_APPLIED")
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("the refusal took %v", took)
 	}
 	c.eventually("health follows", func() bool {
@@ -68,7 +68,7 @@ func TestWithoutQuorum(t *testing.T) {
 	began = time.Now()
 	_, err = r.adm.CreatePool(c.ctx(), &v1.CreatePoolRequest{Name: "q"})
 	c.want("reason of an admin write", reason(err), "NOT_APPLIED")
-	if took := time.Since(began); took > 200*time.Millisecond {
+	if took := time.Since(began); took > time.Second {
 		t.Errorf("once it is known that there is no quorum, a refusal took %v", took)
 	}
 	c.want("key health", c.health("rotator.v1.KeyService"), healthv1.HealthCheckResponse_SERVING)

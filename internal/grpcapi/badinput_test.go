@@ -222,7 +222,7 @@ func TestGateAtEveryMethod(t *testing.T) {
 			if want := tc.refused(methods[name]); refused != want {
 				t.Errorf("%s while %s: error is %v; refused for that reason: %t, want %t", name, tc.refusal.Message, err, refused, want)
 			}
-			if took := time.Since(began); took > time.Second {
+			if took := time.Since(began); took > 5*time.Second {
 				t.Errorf("%s while %s took %s, want at once", name, tc.refusal.Message, took)
 			}
 		}

