@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -68,9 +69,11 @@ func seconds(t *testing.T) time.Duration {
 	return 3 * time.Second
 }
 
-// enough waits for as long as the callers shall work, and on until they have done much: not every machine is idle.
+// enough waits for as long as the callers shall work, and on until they have done much and have met the bound, which they
+// do when they are fast: not every machine is idle.
 func enough(ctx context.Context, w *history.Writer, least time.Duration) {
 	const much = 700
+	bounded := func(op history.Op) bool { return op.Reason == "ROTATION_BOUND" }
 	timer := time.NewTimer(least)
 	defer timer.Stop()
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -79,7 +82,7 @@ func enough(ctx context.Context, w *history.Writer, least time.Duration) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	for ctx.Err() == nil && len(w.Ops()) < much {
+	for ops := w.Ops(); ctx.Err() == nil && (len(ops) < much || !slices.ContainsFunc(ops, bounded)); ops = w.Ops() {
 		<-tick.C
 	}
 }
