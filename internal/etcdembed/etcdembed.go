@@ -67,6 +67,9 @@ type Config struct {
 	// Tick is raft's heartbeat, DefaultTick if 0. Tests make it small for a fast start. It also scales the smallest
 	// lease TTL that etcd grants: 2 s with the default, 1 s with less.
 	Tick time.Duration
+	// BcryptCost is what hashing a user's password costs, etcd's default if 0. Tests make it small: with the race detector
+	// a login takes seconds.
+	BcryptCost uint
 }
 
 // HasData reports whether an etcd has run in dir before. A caller that creates things beside the data, such as the
@@ -135,6 +138,7 @@ func (c Config) etcdConfig() *embed.Config {
 	e.HostWhitelist = allowedHosts(c.ClientListen)
 	e.CORS = map[string]struct{}{"null.invalid": {}} // empty would mean every origin
 	e.TickMs = uint(c.Tick.Milliseconds())
+	e.BcryptCost = cmp.Or(c.BcryptCost, e.BcryptCost)
 	e.ElectionMs = electionTicks * e.TickMs
 	e.QuotaBackendBytes = c.QuotaBytes
 	e.AutoCompactionMode = embed.CompactorModePeriodic

@@ -2,7 +2,6 @@ package etcdstore
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"log/slog"
 	"path/filepath"
@@ -73,9 +72,6 @@ func withUsers(t *testing.T) (endpoint string, root *clientv3.Client) {
 func connectAs(t *testing.T, endpoint, user, password string) *clientv3.Client {
 	t.Helper()
 	client, err := Connect(Config{Endpoints: []string{endpoint}, User: user, Password: password})
-	for deadline := time.Now().Add(time.Minute); errors.Is(err, context.DeadlineExceeded) && time.Now().Before(deadline); { // a login is much to compute
-		client, err = Connect(Config{Endpoints: []string{endpoint}, User: user, Password: password})
-	}
 	if err != nil {
 		t.Fatalf("connecting as %s: %v", user, err)
 	}

@@ -1,6 +1,7 @@
 // Package etcdtest runs a real etcd for a test, reached through a loopback socket as in production, so that gRPC and
 // the client's retries are part of what is tested. It is durable like the real one, only its ticks are shorter: it
-// starts in well under a second, and grants leases from 1 s (production: 2 s). Only tests import it.
+// starts in well under a second, and grants leases from 1 s (production: 2 s), and its passwords are cheap to hash. Only
+// tests import it.
 package etcdtest
 
 import (
@@ -15,6 +16,7 @@ import (
 
 const (
 	tick       = 10 * time.Millisecond
+	cheapest   = 4           // of bcrypt's costs
 	startLimit = time.Minute // generous: tests share a machine with compilers
 )
 
@@ -36,6 +38,7 @@ func StartServer(t testing.TB, cfg etcdembed.Config) *etcdembed.Server {
 	}
 	cfg.ClientListen = cmp.Or(cfg.ClientListen, "127.0.0.1:0")
 	cfg.Tick = cmp.Or(cfg.Tick, tick)
+	cfg.BcryptCost = cmp.Or(cfg.BcryptCost, cheapest)
 
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
 	defer cancel()
