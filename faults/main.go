@@ -52,6 +52,7 @@ type options struct {
 	keep     bool
 	traffic  int64
 	ttl      time.Duration
+	slack    time.Duration
 }
 
 func parse(args []string, stderr io.Writer) (o options, err error) {
@@ -70,6 +71,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	f.BoolVar(&o.keep, "keep", false, "keep the directory also if nothing was violated")
 	f.Int64Var(&o.traffic, "traffic", 50, "calls that must succeed between two faults")
 	f.DurationVar(&o.ttl, "session-ttl", 3*time.Second, "--session-ttl of the replicas")
+	f.DurationVar(&o.slack, "slack", 1500*time.Millisecond, "what bounds on time are widened by: one machine runs the whole cluster, and maybe more")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}

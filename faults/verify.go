@@ -13,9 +13,6 @@ import (
 	"github.com/rotatord/rotatord/faults/nemesis"
 )
 
-// slack is what bounds on time are widened by on a machine that also runs the whole cluster.
-const slack = 1500 * time.Millisecond
-
 // verify holds what was recorded against the promises and prints the figures.
 func (p *part) verify() error {
 	p.Figures = figure(p.history, p.Faults)
@@ -73,7 +70,7 @@ func (p *part) input() (*check.Input, error) {
 	files, err := p.searched()
 	in := &check.Input{
 		Epoch: p.history.Epoch(), Ops: p.history.Ops(), Recording: p.recorder.History(), Recorder: p.recording,
-		QuorumLoss: p.quorumLoss, Single: p.Mode == modeEmbedded, Healed: p.healed, Canaries: p.workload.Canaries(), Files: files, Locks: p.lock, SessionTTL: p.ttl, Slack: slack,
+		QuorumLoss: p.quorumLoss, Single: p.Mode == modeEmbedded, Healed: p.healed, Canaries: p.workload.Canaries(), Files: files, Locks: p.lock, SessionTTL: p.ttl, Slack: p.slack,
 	}
 	in.Upstream, in.Minted = p.upstream.Deeds()
 	in.Ended = p.ended

@@ -35,7 +35,7 @@ type Options struct {
 	Lock     string // normal, off or always-yes
 	// SessionTTL of the replicas. Default: 3 s, so that a stop outlasts it soon.
 	SessionTTL time.Duration
-	// Quota is the size at which the members refuse writes. Default: 64 MiB.
+	// Quota is the size at which the members refuse writes. Default: 96 MiB, enough for three quarters of an hour.
 	Quota int64
 	Seed  uint64
 }
@@ -68,7 +68,7 @@ type Cluster struct {
 // Start starts everything and waits until all replicas serve.
 func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	o.Etcd, o.Lock = cmp.Or(o.Etcd, "bin/etcd"), cmp.Or(o.Lock, "normal")
-	o.SessionTTL, o.Quota = cmp.Or(o.SessionTTL, 3*time.Second), cmp.Or(o.Quota, 64<<20)
+	o.SessionTTL, o.Quota = cmp.Or(o.SessionTTL, 3*time.Second), cmp.Or(o.Quota, 96<<20)
 	c := &Cluster{Options: o, Schema: pool.Schema, Net: netproxy.New(o.Seed), ports: newPorts(), names: make(memberNames), keyset: filepath.Join(o.Dir, "keyset.json")}
 	defer func() {
 		if err != nil {

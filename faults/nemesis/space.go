@@ -22,11 +22,27 @@ func noSpace(r *run) error {
 	r.hit("all")
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
+	used, err := r.used(ctx)
+	if err != nil {
+		return err
+	}
 	if err := r.fill(ctx); err != nil {
 		return err
 	}
 	r.last(2*time.Second, 4*time.Second)
-	return r.makeRoom(ctx)
+	return r.makeRoom(ctx, used)
+}
+
+// used is how large the members' data is: it grows with the run.
+func (r *run) used(ctx context.Context) (most int64, err error) {
+	for _, m := range r.c.Etcds {
+		status, err := r.c.Client().Status(ctx, m.Direct())
+		if err != nil {
+			return 0, err
+		}
+		most = max(most, status.DbSizeInUse)
+	}
+	return most, nil
 }
 
 var errNotFull = errors.New("the quota was not reached")
@@ -45,8 +61,8 @@ func (r *run) fill(ctx context.Context) error {
 	return errNotFull
 }
 
-// makeRoom deletes, compacts, defragments and disarms.
-func (r *run) makeRoom(ctx context.Context) error {
+// makeRoom deletes, compacts, defragments and disarms. used is how large the data was before.
+func (r *run) makeRoom(ctx context.Context, used int64) error {
 	if _, err := r.c.Client().Delete(ctx, filler, clientv3.WithPrefix()); err != nil {
 		return fmt.Errorf("deleting the filler: %w", err)
 	}
@@ -54,22 +70,22 @@ func (r *run) makeRoom(ctx context.Context) error {
 		return err
 	}
 	for _, m := range r.c.Etcds {
-		if err := r.defragment(ctx, m); err != nil {
+		if err := r.defragment(ctx, m, (used+r.c.Quota)/2); err != nil {
 			return fmt.Errorf("defragmenting %s: %w", m.Name, err)
 		}
 	}
 	return r.disarm(ctx)
 }
 
-// defragment shrinks a member's database. Every member compacts at its own pace, and until then there is nothing to give
-// back.
-func (r *run) defragment(ctx context.Context, m *cluster.Member) error {
+// defragment shrinks a member's database below a size. Every member compacts at its own pace, and until then there is nothing
+// to give back.
+func (r *run) defragment(ctx context.Context, m *cluster.Member, below int64) error {
 	for {
 		if _, err := r.c.Client().Defragment(ctx, m.Direct()); err != nil {
 			return err
 		}
 		status, err := r.c.Client().Status(ctx, m.Direct())
-		if err != nil || status.DbSize < r.c.Quota/2 {
+		if err != nil || status.DbSize < below {
 			return err
 		}
 		r.sleep(ctx, 100*time.Millisecond)
