@@ -192,6 +192,21 @@ func (c *cluster) lastChange() int64 {
 	return resp.Kvs[0].ModRevision
 }
 
+// lastOfPools is lastChange without what replicas write of themselves and of who leads, when they like.
+func (c *cluster) lastOfPools() (revision int64) {
+	c.t.Helper()
+	resp, err := c.client.Get(c.ctx(), prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, kv := range resp.Kvs {
+		if kind, _, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), prefix), "/"); kind != "replicas" && kind != "leaders" {
+			revision = max(revision, kv.ModRevision)
+		}
+	}
+	return revision
+}
+
 func (c *cluster) checkRecording() {
 	violations, err := c.rec.Stop(c.ctx(), c.lastChange())
 	if err != nil {

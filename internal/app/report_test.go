@@ -171,13 +171,13 @@ func TestUpstreamOutage(t *testing.T) {
 	for _, r := range c.replicas {
 		c.caughtUp(r)
 	}
-	before := c.lastChange()
+	before := c.lastOfPools()
 	for i := range 30 {
 		req := requests[i%12]
 		req.HttpStatus = []int32{401, 429}[i%2]
 		c.report(c.replicas[i%3], req)
 	}
-	c.want("the last change", c.lastChange(), before)
+	c.want("the last change", c.lastOfPools(), before)
 	keys, err := c.replicas[1].keys.GetKeys(c.ctx(), &v1.GetKeysRequest{Pool: "p"})
 	if err != nil || len(keys.Keys) != 12 {
 		t.Errorf("usable keys in the incident: %v, %v, want all 12", keys, err)
@@ -342,7 +342,7 @@ func TestLateReports(t *testing.T) {
 	}
 	second := c.rotate(c.replicas[1], c.request("p", first.Key.Id)) // a0 again, in its second life
 	c.want("the key of the second life", second.Key.Id, "a0")
-	before := c.lastChange()
+	before := c.lastOfPools()
 	c.caughtUp(c.replicas[0])
 	c.caughtUp(c.replicas[1])
 	for i, status := range []int32{401, 429, 500, 429, 401} {
@@ -356,7 +356,7 @@ func TestLateReports(t *testing.T) {
 			c.want("rule", resp.Rule, "late")
 		}
 	}
-	c.want("the last change", c.lastChange(), before)
+	c.want("the last change", c.lastOfPools(), before)
 }
 
 // No secret of a report gets anywhere: it is in the body, in a header, in the source, and in the reason of a RotateKey call.

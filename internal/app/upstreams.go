@@ -29,6 +29,7 @@ func (u *upstreams) Classify(kind pool.UpstreamKind, a pool.Answer, now time.Tim
 	}
 	v := upstream.Classify(upstream.Kind(kind), r, now, secrets...)
 	j := pool.Judgement{Verdict: verdicts[v.Action], Status: statuses[v.Status], Until: v.Until, Rule: v.Rule, Reason: v.Reason, Own: v.Own}
+	j.Askable = upstream.Askable(upstream.Kind(kind), v)
 	j.Works = v.Action == upstream.Ignore && r.Succeeded()
 	return j
 }

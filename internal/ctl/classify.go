@@ -174,7 +174,7 @@ func describeVerdict(w io.Writer, v upstream.Verdict) {
 	field(w, "Scope:", words(string(v.Scope)))
 	field(w, "Key status:", words(string(v.Status)))
 	if v.Confirm {
-		field(w, "Confirm:", "ask the upstream about the key first, where it can be asked: the key may be good for cheaper requests")
+		field(w, "Confirm:", "the key may be good for cheaper requests; a pool with confirm_reports asks the upstream about it first")
 	}
 	if v.Own {
 		field(w, "Incident:", "a report of this does not count for one: what is used up is the key's own")

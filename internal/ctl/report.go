@@ -96,6 +96,7 @@ var overruled = map[string]string{
 	"disabled":          "nothing: an operator has disabled the key",
 	"exhausted":         "nothing: the key is out of service already",
 	"pending":           "nothing: the key's rotation waits for stock",
+	"probe-alive":       "nothing: the upstream says that the key is good, and it is out of service for other reasons",
 	"probe-unreachable": "nothing: the upstream could not be asked whether the key is good",
 }
 

@@ -2,6 +2,8 @@ package pool
 
 import (
 	"context"
+	"maps"
+	"sync"
 	"time"
 )
 
@@ -108,11 +110,41 @@ func (r *Rotator) alreadyProbed(f *flight) bool {
 		case a == nil || a.Life() != f.life:
 		case foundAlive(a, now):
 			f.probed, f.revision = &probed{ProbeAlive, a.StatusUntil}, s.Revision
-		case tried != nil && tried.Life == f.life && now.Before(tried.BusyUntil.Add(probeMemory-probeBusy)):
+		case r.inVain.has(a, now), r.triedInVain(f.life, tried, now):
 			f.probed, f.revision = &probed{result: ProbeUnreachable}, s.Revision
 		}
 	})
 	return f.probed != nil
+}
+
+// triedInVain reports whether another replica's probe came to nothing a short while ago: its lock has gone, and the life
+// goes on as it was. A lock of this replica's own says nothing: it knows what its probes came to.
+func (r *Rotator) triedInVain(l Life, tried *Lock, now time.Time) bool {
+	return tried != nil && tried.Life == l && tried.Holder != r.Replica && now.Before(tried.BusyUntil.Add(probeMemory-probeBusy))
+}
+
+// inVain are the keys about which this process has asked in vain.
+type inVain struct {
+	mu    sync.Mutex // protects the following field
+	began map[Guard]time.Time
+}
+
+// add remembers a probe that began at a time, of a key as it was then.
+func (v *inVain) add(a *Active, began time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	maps.DeleteFunc(v.began, func(_ Guard, at time.Time) bool { return !began.Before(at.Add(probeMemory)) })
+	if v.began == nil {
+		v.began = make(map[Guard]time.Time)
+	}
+	v.began[Same(a)] = began
+}
+
+func (v *inVain) has(a *Active, now time.Time) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	at, found := v.began[Same(a)]
+	return found && now.Before(at.Add(probeMemory))
 }
 
 // foundAlive reports whether a key rests because a probe found it good.
@@ -146,12 +178,14 @@ func (r *Rotator) confirm(ctx context.Context, f *flight, term *Term, s *State) 
 		f.probed, f.revision = &probed{ProbeAlive, now.active.StatusUntil}, s.Revision
 		return false, nil
 	}
+	began := r.Now()
 	switch r.probe(busy, f, now) {
 	case ProbeDead:
 		return r.commit(ctx, f, term, s)
 	case ProbeAlive:
 		return r.rest(ctx, f, term, s)
 	}
+	r.inVain.add(now.active, began)
 	f.probed, f.revision = &probed{result: ProbeUnreachable}, s.Revision
 	return false, nil
 }

@@ -262,6 +262,39 @@ func TestProbeOfADeadHolderIsMadeAgain(t *testing.T) {
 	})
 }
 
+// Where the upstream's answer about the key would show nothing it is not asked: the key would rest and fail for ever.
+func TestOnlyWhatAnAnswerCanRefuteIsAskedAbout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeProber{result: pool.ProbeAlive}
+		r, life := newConfirmRig(t, 1, f)
+		r.backups("b")
+		res := r.report(failed(life, 403))
+		r.want("verdict", res.Verdict, pool.VerdictRotate)
+		r.want("outcome", res.Outcome, pool.OutcomeRotated)
+		r.want("asked", f.count(), 0)
+	})
+}
+
+// The upstream calls the key dead, and the rotation then cannot be made: to the same report the upstream was not unreachable.
+func TestDeadKeyThatCouldNotBeRotatedIsNoUnreachableUpstream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeProber{result: pool.ProbeDead}
+		r, life := newConfirmRig(t, 1, f)
+		r.backups("b")
+		asked := func() bool { return f.count() > 0 }
+		r.faulty.Decide = func(c pooltest.Call) pooltest.Fault {
+			if c.Op == "Apply" && asked() {
+				return pooltest.Fault{Err: pool.ErrNotApplied}
+			}
+			return pooltest.Fault{}
+		}
+		_, err := r.rotators[0].Report(t.Context(), failed(life, 401))
+		r.want("when the store cannot be written", pool.ReasonOf(err), pool.ReasonNotApplied)
+		r.faulty.Decide = nil
+		r.want("verdict of the same report again", r.report(failed(life, 401)).Verdict, pool.VerdictRotate)
+	})
+}
+
 // Every write of a confirmed report is lost, before or after it was made.
 func TestEveryWriteOfAConfirmedReportIsLost(t *testing.T) {
 	for _, result := range []pool.ProbeResult{pool.ProbeAlive, pool.ProbeDead, pool.ProbeUnreachable} {

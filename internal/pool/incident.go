@@ -213,7 +213,7 @@ func (h *health) with(fresh []Strike, now time.Time) (next *Health, news bool) {
 func (h *health) incident(notes *Health, now time.Time) *Incident {
 	policy := h.pool.Spec.Incident.WithDefaults()
 	n := len(notes.Strikes)
-	if n < policy.MinKeys || float64(n) <= min(policy.Share*float64(h.active), maxStrikes) {
+	if n < policy.needs(h.active) {
 		return nil
 	}
 	return &Incident{Since: now, Until: now.Add(policy.Duration), Keys: n}
@@ -258,6 +258,9 @@ func (r *Rotator) incidentResult(ctx context.Context, rep *FailureReport, revisi
 
 // duringIncident answers a report that came in an incident. One that shows that its key works may end it.
 func (r *Rotator) duringIncident(ctx context.Context, rep *FailureReport, s *sighting, j Judgement) *ReportResult {
+	if j.Verdict == VerdictRotate {
+		r.working.not(s)
+	}
 	if j.Works && r.Ready() == nil && r.working.enough(s, r.needed(s.pool), r.Now()) && r.endByReports(ctx, s.pool) {
 		return r.ignored(ctx, rep, s.revision, j, "")
 	}
@@ -265,14 +268,19 @@ func (r *Rotator) duringIncident(ctx context.Context, rep *FailureReport, s *sig
 }
 
 // needed is how many keys must be seen to work before an incident is over: as many as make one, or all if there are fewer.
-func (r *Rotator) needed(p *Pool) (n int) {
-	n = p.Spec.Incident.WithDefaults().MinKeys
+func (r *Rotator) needed(p *Pool) int {
+	policy, active := p.Spec.Incident.WithDefaults(), 0
 	r.Mirror.Read(func(s *Snapshot) {
 		if state := s.Pool(p.Name); state != nil {
-			n = min(n, len(state.Active))
+			active = len(state.Active)
 		}
 	})
-	return max(n, 1)
+	return max(min(policy.needs(active), active), 1)
+}
+
+// needs is how many of a pool's keys make an incident.
+func (p IncidentPolicy) needs(active int) int {
+	return max(p.MinKeys, int(min(p.Share*float64(active), maxStrikes))+1)
 }
 
 // workingKeys are the keys that were seen to work during incidents, by this process.
@@ -313,6 +321,15 @@ func (w *workingKeys) enough(s *sighting, needed int, now time.Time) bool {
 	}
 	delete(w.pools, s.pool.Name)
 	return true
+}
+
+// not takes a key that was reported bad off those that work.
+func (w *workingKeys) not(s *sighting) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if of := w.pools[s.pool.Name]; of != nil {
+		delete(of.keys, s.active.Key)
+	}
 }
 
 // endByReports ends an incident because keys are seen to work. It reports false if it cannot now: the incident then ends by

@@ -110,6 +110,7 @@ type Judgement struct {
 	Rule    string    // that matched
 	Reason  string    // what the upstream said, one bounded line without secrets
 	Own     bool      // with VerdictRotate: the key has used up what is its own, which says nothing of the upstream
+	Askable bool      // with VerdictRotate: the upstream, asked about the key, could show that it is good
 	Works   bool      // the answer shows that the key works
 }
 
@@ -429,7 +430,7 @@ func (r *Rotator) rotateReported(ctx context.Context, rep *FailureReport, s *sig
 	}
 	req := r.requestFor(rep, reasonOf(j))
 	req.Generation = s.active.CreateRevision
-	req.confirm = s.pool.Spec.ConfirmReports && !s.waits
+	req.confirm = s.pool.Spec.ConfirmReports && j.Askable && !s.waits
 	res, err := r.rotate(ctx, *req)
 	switch {
 	case errors.Is(err, errIncident):

@@ -23,9 +23,11 @@ func (fakeRules) Classify(_ pool.UpstreamKind, a pool.Answer, now time.Time, sec
 	j := pool.Judgement{Verdict: pool.VerdictIgnore, Rule: "test/unknown", Reason: strings.ReplaceAll(string(a.Headers["Said"]), "the secret", "[redacted]")}
 	switch {
 	case a.Status == 401:
-		j.Verdict, j.Rule = pool.VerdictRotate, "test/dead"
+		j.Verdict, j.Rule, j.Askable = pool.VerdictRotate, "test/dead", true
 	case a.Status == 402:
 		j.Verdict, j.Rule, j.Own = pool.VerdictRotate, "test/spent", true
+	case a.Status == 403:
+		j.Verdict, j.Rule = pool.VerdictRotate, "test/account"
 	case a.Status == 429:
 		j.Verdict, j.Rule, j.Status, j.Until = pool.VerdictCoolDown, "test/limit", pool.StatusRateLimited, now.Add(time.Duration(len(a.Body))*time.Second)
 	case a.Status == 418:
@@ -626,16 +628,21 @@ func TestEndOfAnIncident(t *testing.T) {
 	t.Run("by success", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newReportRig(t, 1, nil)
+			r.spec(func(p *pool.Pool) { p.Spec.Incident.Share = 0.25 })
 			r.outage(12)
 			var lives []pool.Life
-			for i := range 3 {
+			for i := range 12 { // with them the pool has 24, of which seven make an incident
 				lives = append(lives, r.active(fmt.Sprint("w", i)))
 			}
 			for range 5 { // one key that works is no proof
 				r.want("after one key", r.report(failed(lives[0], 200)).Incident, true)
 			}
-			r.want("after two", r.report(failed(lives[1], 200)).Incident, true)
-			r.want("after three", r.report(failed(lives[2], 200)).Incident, false)
+			for _, life := range lives[1:6] {
+				r.want("after "+life.Key, r.report(failed(life, 200)).Incident, true)
+			}
+			r.want("one fails again", r.report(failed(lives[0], 401)).Incident, true)
+			r.want("after the seventh, one of which has failed", r.report(failed(lives[6], 200)).Incident, true)
+			r.want("after seven", r.report(failed(lives[7], 200)).Incident, false)
 			r.want("events", r.eventsOf(pool.EventIncidentEnded), 1)
 			r.want("a report after it", r.report(failed(lives[0], 401)).Verdict, pool.VerdictRotate)
 		})

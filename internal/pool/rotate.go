@@ -160,6 +160,7 @@ type Rotator struct {
 	cooling  rounds[Life, coolDown, *Active]
 	struck   healthNotes
 	working  workingKeys
+	inVain   inVain
 	base     context.Context
 	stop     context.CancelFunc
 	work     sync.WaitGroup

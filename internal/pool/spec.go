@@ -215,8 +215,8 @@ func (f *violations) spec(s Spec) {
 	f.upstream(s.Upstream)
 	f.bound(s.Bound)
 	f.incident(s.Incident)
-	if s.ConfirmReports && s.Upstream.Is() == UpstreamGeneric {
-		f.add("spec.confirm_reports", "needs an upstream that can be asked: give spec.upstream.kind")
+	if s.ConfirmReports {
+		f.askable(s.Upstream)
 	}
 	if s.Spend != nil {
 		f.spend(s)
@@ -262,6 +262,18 @@ func checkBaseURL(text string) string {
 		return "must not have a query or a fragment"
 	}
 	return ""
+}
+
+// askable refuses an upstream that cannot be asked about a key: reports of its keys would change nothing.
+func (f *violations) askable(u UpstreamSpec) {
+	switch {
+	case u.Is() == UpstreamGeneric:
+		f.add("spec.confirm_reports", "needs an upstream that can be asked: give spec.upstream.kind")
+	case u.Is() == UpstreamFactory:
+		f.add("spec.confirm_reports", "needs an upstream that can be asked, and factory has no call for that")
+	case u.litellm() && u.BaseURL == "":
+		f.add("spec.confirm_reports", "needs spec.upstream.base_url: where the LiteLLM is that can be asked")
+	}
 }
 
 func (f *violations) bound(b BoundSpec) {

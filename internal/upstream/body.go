@@ -58,6 +58,16 @@ func errorObject(tree any) map[string]any {
 	return top
 }
 
+// tellsOfError reports whether the body says that something went wrong, whatever it was.
+func (b body) tellsOfError() bool {
+	top, _ := b.tree.(map[string]any)
+	if list, ok := b.tree.([]any); ok && len(list) > 0 {
+		top, _ = list[0].(map[string]any)
+	}
+	_, object := top["error"].(map[string]any)
+	return object || scalar(top["error"]) != "" || top["type"] == "error"
+}
+
 func firstText(object map[string]any, names ...string) string {
 	for _, name := range names {
 		if text, ok := object[name].(string); ok && text != "" {

@@ -19,8 +19,12 @@ type Response struct {
 	Body []byte
 }
 
-// Succeeded reports whether the upstream did what it was asked to. An error in the middle of a stream is none.
-func (r Response) Succeeded() bool { return newAnswer(r).status < 400 }
+// Succeeded reports whether the upstream did what it was asked to. It did not if the body tells of an error: one in the
+// middle of a stream comes after a 200.
+func (r Response) Succeeded() bool {
+	a := newAnswer(r)
+	return a.status/100 == 2 && !a.tellsOfError()
+}
 
 // Classify says what an answer means for the key it was given to, at the time now. A kind that is not known is ignored.
 // The secrets, as a rule the key itself, are kept out of the verdict.

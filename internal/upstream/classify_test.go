@@ -312,6 +312,34 @@ func TestForeignBodies(t *testing.T) {
 	}
 }
 
+// Only a success shows that a key works.
+func TestSucceeded(t *testing.T) {
+	for _, tt := range []struct {
+		status int
+		body   string
+		want   bool
+	}{
+		{200, ``, true},
+		{204, ``, true},
+		{200, `{"choices":[],"error":null}`, true},
+		{200, `{"type":"message"}`, true},
+		{200, `data: {"choices":[]}`, true},
+		{200, `{"error":{"code":429}}`, false},
+		{200, `{"error":{"code":"insufficient_quota"}}`, false},
+		{200, `[{"error":{"status":"UNAVAILABLE"}}]`, false},
+		{200, `{"type":"error","error":{"type":"overloaded_error"}}`, false},
+		{200, `{"type":"error"}`, false},
+		{200, `{"error":"no"}`, false},
+		{100, ``, false},
+		{304, ``, false},
+		{401, ``, false},
+	} {
+		if got := (Response{Status: tt.status, Body: []byte(tt.body)}).Succeeded(); got != tt.want {
+			t.Errorf("%d %s: succeeded is %t, want %t", tt.status, tt.body, got, tt.want)
+		}
+	}
+}
+
 func TestTypesAndCodesInOtherPlaces(t *testing.T) {
 	for name, tt := range map[string]struct {
 		kind Kind

@@ -141,9 +141,7 @@ func (c *Client) do(ctx context.Context, k call) (Response, error) {
 		return Response{}, k.failed(u, err, true)
 	}
 	h := c.host(u.Host)
-	if until := h.leftAloneUntil(c.cfg.Now()); !until.IsZero() {
-		e := k.failed(u, errLeftAlone, true)
-		e.RetryAt = until
+	if e := c.leftAlone(h, k, u); e != nil {
 		return Response{}, e
 	}
 	leave, err := c.enter(ctx, h)
@@ -151,6 +149,9 @@ func (c *Client) do(ctx context.Context, k call) (Response, error) {
 		return Response{}, k.failed(u, err, true)
 	}
 	defer leave()
+	if e := c.leftAlone(h, k, u); e != nil { // since it waited for room
+		return Response{}, e
+	}
 	began := c.cfg.Now()
 	r, err := c.exchange(ctx, req)
 	h.note(began, c.cfg.Now(), outcomeOf(ctx, k.kind, r, err), r)
@@ -160,6 +161,17 @@ func (c *Client) do(ctx context.Context, k call) (Response, error) {
 		return Response{}, e
 	}
 	return r, nil
+}
+
+// leftAlone is the error of a call to a host that is not to be asked now.
+func (c *Client) leftAlone(h *host, k call, u *url.URL) error {
+	until := h.leftAloneUntil(c.cfg.Now())
+	if until.IsZero() {
+		return nil
+	}
+	e := k.failed(u, errLeftAlone, true)
+	e.RetryAt = until
+	return e
 }
 
 var (

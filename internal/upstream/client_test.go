@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -244,6 +245,35 @@ func TestHostsThatFailAreLeftAlone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What began before a failure says nothing of how the host is after it, and who waited for room does not ask a host that has
+// failed meanwhile.
+func TestSuccessFromBeforeAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		c := NewClient(ClientConfig{AtOnce: 5, PerHost: 2, Transport: transport(func(r *http.Request) (*http.Response, error) {
+			if calls++; strings.HasPrefix(r.URL.Path, "/slow") {
+				time.Sleep(3 * time.Second)
+				return answerOf(200, "{}"), nil
+			}
+			time.Sleep(time.Second)
+			limited := answerOf(429, "")
+			limited.Header.Set("Retry-After", "60")
+			return limited, nil
+		})})
+		var wg sync.WaitGroup
+		for _, u := range []string{"https://host/slow", "https://host/limited", "https://host/late"} {
+			wg.Go(func() { _, _ = c.do(t.Context(), get(u)) })
+			synctest.Wait()
+		}
+		wg.Wait()
+		_, err := c.do(t.Context(), get("https://host"))
+		var e *CallError
+		if !errors.As(err, &e) || time.Until(e.RetryAt) < 50*time.Second || calls != 2 {
+			t.Errorf("want the host left alone for a minute and asked twice, got %v after %d calls", err, calls)
+		}
+	})
 }
 
 func TestPausesGrow(t *testing.T) {

@@ -103,7 +103,7 @@ func verdictText(r rule) string {
 	case r.Verdict == "rotate":
 		text := "**rotate**"
 		if r.Confirm {
-			text += ", after asking if possible"
+			text += ", perhaps good still"
 		}
 		if r.Own {
 			text += "; the key's own"

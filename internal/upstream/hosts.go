@@ -104,7 +104,9 @@ func (h *host) note(began, now time.Time, o outcome, r Response) {
 	switch {
 	case o == nothing:
 	case o == works:
-		h.failures, h.until = 0, time.Time{}
+		if began.After(h.failedAt) { // else it says nothing of how the host is since
+			h.failures, h.until = 0, time.Time{}
+		}
 	case !began.After(h.failedAt) && h.failures > 0:
 	default:
 		h.failedAt, h.until = now, now.Add(pause(h.failures))

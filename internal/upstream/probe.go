@@ -65,6 +65,13 @@ func bearer(key string) map[string]string { return map[string]string{"Authorizat
 
 func one(time.Time) url.Values { return url.Values{"limit": {"1"}} }
 
+// Askable reports whether a probe could show that a key is good for which the rules say rotate. It shows whether the upstream
+// takes the key, and whether the key's own budget is spent; of what an account or a project may still spend it shows nothing.
+func Askable(kind Kind, v Verdict) bool {
+	_, ok := probes[kind]
+	return ok && (v.Scope == ScopeKey || v.Confirm)
+}
+
 // Probe asks an upstream about a key with the key itself. It blocks for two time-outs of the client at most.
 func (c *Client) Probe(ctx context.Context, kind Kind, baseURL string, key Secret) ProbeResult {
 	p, ok := probes[kind]
@@ -118,6 +125,9 @@ var nothingLeft = map[Kind]struct {
 	LiteLLM: {"litellm/budget-exceeded-key", func(tree any) bool {
 		spend, ok := numberAt(tree, "info.spend")
 		budget, bounded := numberAt(tree, "info.max_budget")
+		if !bounded {
+			budget, bounded = numberAt(tree, "info.litellm_budget_table.max_budget")
+		}
 		return ok && bounded && spend >= budget
 	}},
 	OpenRouter: {"openrouter/key-limit", func(tree any) bool {

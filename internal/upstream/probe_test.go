@@ -69,6 +69,8 @@ func TestProbeVerdicts(t *testing.T) {
 		{OpenRouter, 401, `{}`, Dead, "openrouter/unauthorized"},
 		{LiteLLM, 200, `{"info":{"spend":9.5,"max_budget":10}}`, Alive, ""},
 		{LiteLLM, 200, `{"info":{"spend":9.5,"max_budget":null}}`, Alive, ""},
+		{LiteLLM, 200, `{"info":{"spend":9.5,"max_budget":null,"litellm_budget_table":{"max_budget":9}}}`, Dead, "litellm/budget-exceeded-key"},
+		{LiteLLM, 200, `{"info":{"spend":9.5,"max_budget":10,"litellm_budget_table":{"max_budget":9}}}`, Alive, ""},
 		{LiteLLM, 200, `{"info":{"spend":10,"max_budget":10}}`, Dead, "litellm/budget-exceeded-key"},
 		{LiteLLM, 401, `{"error":{"type":"token_not_found_in_db","code":"401"}}`, Dead, "litellm/token-not-found"},
 		{LiteLLM, 401, `{"error":{"type":"auth_error"}}`, Unreachable, ""},
@@ -85,6 +87,31 @@ func TestProbeVerdicts(t *testing.T) {
 		got := c.Probe(t.Context(), tt.kind, "https://host", fakeKey)
 		if got.Health != tt.want || got.Rule != tt.rule || got.Health != Alive && got.Reason == "" {
 			t.Errorf("%s, %d %s: want %s by %q with a reason, got %+v", tt.kind, tt.status, tt.body, tt.want, tt.rule, got)
+		}
+	}
+}
+
+// A probe is no judge of what an account may still spend.
+func TestAskable(t *testing.T) {
+	for _, tt := range []struct {
+		kind   Kind
+		status int
+		body   string
+		want   bool
+	}{
+		{OpenAI, 401, `{"error":{"code":"invalid_api_key"}}`, true},
+		{OpenAI, 429, `{"error":{"type":"insufficient_quota"}}`, false},
+		{Anthropic, 400, `{"error":{"message":"Your credit balance is too low"}}`, false},
+		{OpenRouter, 402, `{"error":{"metadata":{"limit_source":"openrouter_key_limit"}}}`, true},
+		{OpenRouter, 402, `{"error":{"metadata":{"limit_source":"openrouter_credits"}}}`, false},
+		{LiteLLM, 400, `{"error":{"message":"Budget has been exceeded! Key=sk-fake Current cost: 1","type":"budget_exceeded"}}`, true},
+		{OpenHands, 400, `{"error":{"message":"ExceededBudget: User=u over budget. Spend=10.02, Budget=10.0","type":"budget_exceeded"}}`, true},
+		{Factory, 401, ``, false},
+		{Generic, 401, ``, false},
+	} {
+		v := Classify(tt.kind, Response{Status: tt.status, Body: []byte(tt.body)}, time.Now())
+		if got := Askable(tt.kind, v); got != tt.want || v.Action != Rotate {
+			t.Errorf("%s, %d %s: %s says %s, askable %t, want %t", tt.kind, tt.status, tt.body, v.Rule, v.Action, got, tt.want)
 		}
 	}
 }

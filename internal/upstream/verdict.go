@@ -86,8 +86,8 @@ type Verdict struct {
 	// Rule is the stable id of the rule that decided, such as "litellm/budget-exceeded-key"; "<kind>/unknown" if none did.
 	Rule  string
 	Scope Scope
-	// Confirm says that the upstream may refuse a key that is good for cheaper requests: where the key can be asked about,
-	// ask before rotating.
+	// Confirm says that the upstream may refuse a key that is good for cheaper requests: it is worth while to ask about it
+	// before rotating.
 	Confirm bool
 	// Own says that the budget or limit which is used up is the key's own, so that however many keys are refused for theirs,
 	// nothing is wrong with the upstream.

@@ -567,7 +567,7 @@ type ReportFailureRequest struct {
 	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	// Its life, as GetKeys returned it. Default 0: the life that is active now, which may be a later one than failed.
 	Generation int64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
-	// HTTP status of the answer, 100 to 599. Required. A status below 400 says that the key works: it may end an incident.
+	// HTTP status of the answer, 100 to 599. Required. A 2xx without an error in the body says that the key works: it may end an incident.
 	HttpStatus int32 `protobuf:"varint,4,opt,name=http_status,json=httpStatus,proto3" json:"http_status,omitempty"`
 	// Headers of the answer that may matter: Retry-After, Retry-After-Ms, Content-Type, X-RateLimit-*. At most 32, names of at most
 	// 128 and values of at most 1,024 bytes. Default: none.
