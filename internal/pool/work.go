@@ -65,6 +65,12 @@ func (p *Preparation) Discard(now time.Time) *Retired {
 // Served reports whether the key was ever in service. One that was not was given up in preparation.
 func (r *Retired) Served() bool { return r.Generation != 0 }
 
+// mayLive reports whether a key of a pool with this spec is still to be revoked, or may be alive at the upstream although
+// that was tried.
+func (r *Retired) mayLive(s Spec) bool {
+	return r.Phase == PhaseRevoking || r.Phase == PhaseOrphaned || r.Phase == PhaseRetired && s.Revokes() && !r.Sealed.IsZero()
+}
+
 // TokenStockLow is the name of the token that is there while a pool's stock is below its minimum. Planning a key rewrites
 // it, so that replicas that plan for one pool meet.
 const TokenStockLow = "stock-low"
