@@ -134,6 +134,7 @@ func (e *Exec) run(ctx context.Context, in []byte) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, e.Command[0], e.Command[1:]...)
 	out := &bounded{}
 	cmd.Stdin, cmd.Stdout, cmd.WaitDelay = bytes.NewReader(in), out, killAfter
+	cmd.Env = []string{} // nil would pass on everything
 	for _, name := range passed {
 		if value, given := os.LookupEnv(name); given {
 			cmd.Env = append(cmd.Env, name+"="+value)
