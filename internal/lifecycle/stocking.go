@@ -72,7 +72,8 @@ func (w *Worker) keepStock(ctx context.Context, name string) time.Time {
 	return w.Now() // more is to be planned
 }
 
-// countStock reads the marker before it counts: whoever plans after that changes it.
+// countStock reads the marker before it counts: whoever plans after that changes it. What is being prepared is listed before
+// the stock, so that a key that is stocked in between is in both lists and not in neither.
 func (w *Worker) countStock(ctx context.Context, name string) (p *pool.Pool, marker *pool.Token, l levels, err error) {
 	ctx, cancel := context.WithTimeout(ctx, writeBudget)
 	defer cancel()
@@ -88,12 +89,26 @@ func (w *Worker) countStock(ctx context.Context, name string) (p *pool.Pool, mar
 	if marker, err = pool.Find[*pool.Token](st, ref); err != nil {
 		return nil, nil, l, err
 	}
-	backups, _, err := w.Store.List(ctx, pool.KindBackup, name, 0)
+	preparing, _, err := w.Store.List(ctx, pool.KindPreparation, name, 0)
 	if err != nil {
 		return nil, nil, l, err
 	}
-	preparing, _, err := w.Store.List(ctx, pool.KindPreparation, name, 0)
-	return p, marker, levels{usable(backups), len(preparing), p.Spec.Stock}, err
+	backups, _, err := w.Store.List(ctx, pool.KindBackup, name, 0)
+	return p, marker, levels{usable(backups), without(preparing, backups), p.Spec.Stock}, err
+}
+
+// without counts the records of keys that others has no record of.
+func without(recs, others []pool.Record) (n int) {
+	has := make(map[string]bool, len(others))
+	for _, rec := range others {
+		has[rec.Ref().Name] = true
+	}
+	for _, rec := range recs {
+		if !has[rec.Ref().Name] {
+			n++
+		}
+	}
+	return n
 }
 
 // usable counts the backups that rotations can use.
