@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -45,4 +46,37 @@ func TestStockedWhileCounted(t *testing.T) {
 			t.Errorf("%d keys were minted in %d lists, want the one that was missing", n, store.made.Load())
 		}
 	})
+}
+
+// TestFilledToTheMaximum although the first keys are in stock long before the last are planned, and although the pool is
+// paused on the way.
+func TestFilledToTheMaximum(t *testing.T) {
+	for _, paused := range []bool{false, true} {
+		t.Run(fmt.Sprint("paused on the way: ", paused), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, withStock(1, 50))
+				r.start("r0", nil)
+				stock := func() int { return len(records[*pool.Backup](r, pool.KindBackup)) }
+				r.until("not low", time.Minute, func() bool { return stock() >= 1 })
+				if paused {
+					if _, _, err := r.admin.PausePool(t.Context(), "p"); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Hour)
+					if n := stock(); n < 1 || n >= 50 {
+						t.Fatalf("paused with %d keys: the test shows nothing", n)
+					}
+					if _, _, err := r.admin.ResumePool(t.Context(), "p"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r.until("filled", time.Minute, func() bool { return stock() == 50 })
+				r.until("not to be filled", time.Minute, func() bool { return len(records[*pool.Token](r, pool.KindToken)) == 0 })
+				time.Sleep(time.Hour)
+				if n, told := r.upstream.count("mint", ""), r.events("")[pool.EventStockLow]; n != 50 || told != 1 {
+					t.Errorf("%d keys were minted and low stock told %d times, want 50 and once", n, told)
+				}
+			})
+		})
+	}
 }

@@ -71,8 +71,8 @@ func (r *Retired) mayLive(s Spec) bool {
 	return r.Phase == PhaseRevoking || r.Phase == PhaseOrphaned || r.Phase == PhaseRetired && s.Revokes() && !r.Sealed.IsZero()
 }
 
-// TokenStockLow is the name of the token that is there while a pool's stock is below its minimum. Planning a key rewrites
-// it, so that replicas that plan for one pool meet.
+// TokenStockLow is the name of the token that is there from when a pool's stock falls below its minimum until it is filled.
+// Planning a key rewrites it, so that replicas that plan for one pool meet.
 const TokenStockLow = "stock-low"
 
 // Stages of a lock that is held for a call to an upstream.
