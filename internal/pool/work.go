@@ -22,11 +22,15 @@ func (w *Work) Done(p Phase) bool { return w != nil && w.Observed[p.String()] >=
 func (w *Work) Was(p Phase) bool { return w != nil && w.Observed[p.String()] > 0 }
 
 // Next is w on its way into another phase: the phases that are complete with that are marked, and what was only about the
-// phase that ends is cleared.
+// phase that ends is cleared. An intent stays, with the time until which its call may be under way: before that nobody can
+// find out what became of it.
 func (w *Work) Next(now time.Time, complete ...Phase) *Work {
 	next := &Work{Generation: w.Wanted(), PhaseSince: now}
 	if w != nil {
 		next.Observed, next.Intent = maps.Clone(w.Observed), w.Intent
+		if w.Intent != "" {
+			next.NotBefore = w.NotBefore
+		}
 	}
 	for _, p := range complete {
 		if next.Observed == nil {
@@ -35,6 +39,13 @@ func (w *Work) Next(now time.Time, complete ...Phase) *Work {
 		next.Observed[p.String()] = next.Generation
 	}
 	return next
+}
+
+// Settled is w when it is known what became of the call that was announced.
+func (w *Work) Settled() *Work {
+	next := *w
+	next.Intent, next.NotBefore = "", time.Time{}
+	return &next
 }
 
 // Raised is w with a new generation: everything is to be done again.
