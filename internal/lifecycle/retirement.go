@@ -89,7 +89,7 @@ func revoking(v View, r *pool.Retired, now time.Time) Move {
 		return revokeAgain(v, r, now)
 	case a.answers(was, r.Work):
 		return putOffRevoking(v, r, now)
-	case !v.Pool.Spec.Revokes():
+	case v.Pool.Spec.Provider == nil || r.Served() && !v.Pool.Spec.Revokes(): // what never served was never to be kept there
 		return orphan(v, r, "the pool revokes no keys any more", now)
 	case !v.Provider:
 		return resting("no_provider_here", now.Add(v.Limits.Recheck))
