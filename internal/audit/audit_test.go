@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -285,6 +286,31 @@ func TestRelayBeginsAnewWhenEtcdHasGoneBack(t *testing.T) {
 	sink.wait(t, w.ids[0])
 }
 
+// While a sink hangs the lag grows.
+func TestTheLagOfASinkThatHangs(t *testing.T) {
+	w := newWorld(t)
+	first := w.event(t, "p", now)
+	began, hold := make(chan struct{}, 1), make(chan struct{})
+	r := w.relay(t, "x", hanging{began, hold}, w.store, always)
+	var later atomic.Int64
+	r.Now = func() time.Time { return now.Add(time.Duration(later.Load())) }
+	run(t, r.Run)
+	<-began
+	later.Store(int64(time.Hour))
+	last := w.event(t, "p", now)
+	if got, want := valueOf(t, r.seconds), time.Hour.Seconds(); got != want {
+		t.Errorf("the sink has hung for an hour: lag of %v s, want %v", got, want)
+	}
+	if got, want := valueOf(t, r.behind), float64(last-first+1); got != want {
+		t.Errorf("the sink hangs since revision %d, and %d is there: %v behind, want %v", first, last, got, want)
+	}
+	close(hold)
+	w.waitCursor(t, "x", w.ids[len(w.ids)-1])
+	if seconds, behind := valueOf(t, r.seconds), valueOf(t, r.behind); seconds != 0 || behind != 0 {
+		t.Errorf("nothing is waiting: lag of %v s, %v behind", seconds, behind)
+	}
+}
+
 // A sink that hangs, such as a pipe that nobody reads, does not hold up the stop.
 func TestASinkThatHangsDoesNotHoldUpTheStop(t *testing.T) {
 	w := newWorld(t)
@@ -393,7 +419,7 @@ func rotation(key string, generation int64, at time.Time) *pool.Rotation {
 	return &pool.Rotation{Life: pool.Life{Pool: "p", Key: key, Generation: generation}, ID: "r-" + key, Slot: "s", NewKey: "n", Trigger: pool.TriggerOperator, CommittedAt: at}
 }
 
-func valueOf(t *testing.T, g prometheus.Gauge) float64 {
+func valueOf(t *testing.T, g prometheus.Metric) float64 {
 	t.Helper()
 	var m dto.Metric
 	if err := g.Write(&m); err != nil {

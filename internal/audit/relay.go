@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,8 +41,15 @@ type Relay struct {
 	sink     *bounded
 	events   prometheus.Counter
 	failures prometheus.Counter
-	seconds  prometheus.Gauge
-	behind   prometheus.Gauge
+	waiting  atomic.Pointer[backlog] // nil: nothing is known to wait
+	seconds  prometheus.GaugeFunc
+	behind   prometheus.GaugeFunc
+}
+
+// backlog is what the sink has not taken: the lag is reckoned from it at each scrape, for the sink may hang.
+type backlog struct {
+	since time.Time // when the first of it happened, or a little before
+	after int64     // revision up to which everything was taken
 }
 
 // NewRelay returns a relay that does nothing until Run.
@@ -50,16 +58,21 @@ func NewRelay(c RelayConfig) (*Relay, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels})
 	}
-	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels})
+	r := &Relay{RelayConfig: c, sink: newBounded(c.Sink)}
+	lag := func(name, help string, of func(backlog) float64) prometheus.GaugeFunc {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 {
+			if b := r.waiting.Load(); b != nil {
+				return max(of(*b), 0)
+			}
+			return 0
+		})
 	}
-	r := &Relay{
-		RelayConfig: c, sink: newBounded(c.Sink),
-		events:   counter("rotator_relay_events_total", "Events that the relay's sink has taken from this replica. An event that is delivered again counts again."),
-		failures: counter("rotator_relay_failures_total", "Times this replica's relay could not go on, because of its sink or of etcd, and began again at its cursor."),
-		seconds:  gauge("rotator_relay_lag_seconds", "How long ago the last event happened that the sink took, while more are waiting; 0 if none are, and at replicas that do not relay."),
-		behind:   gauge("rotator_relay_lag_revisions", "How many etcd revisions the relay is behind, at the replica that relays; 0 at the others."),
-	}
+	r.events = counter("rotator_relay_events_total", "Events that the relay's sink has taken from this replica. An event that is delivered again counts again.")
+	r.failures = counter("rotator_relay_failures_total", "Times this replica's relay could not go on, because of its sink or of etcd, and began again at its cursor.")
+	r.seconds = lag("rotator_relay_lag_seconds", "How long ago the first event happened that the sink has not taken; 0 if none is waiting, and at replicas that do not relay.",
+		func(b backlog) float64 { return r.Now().Sub(b.since).Seconds() })
+	r.behind = lag("rotator_relay_lag_revisions", "How many etcd revisions the relay is behind while events are waiting; 0 if none are, and at replicas that do not relay.",
+		func(b backlog) float64 { return float64(r.Revision() - b.after) })
 	for _, m := range []prometheus.Collector{r.events, r.failures, r.seconds, r.behind} {
 		if err := c.Registerer.Register(m); err != nil {
 			return nil, err
@@ -71,8 +84,7 @@ func NewRelay(c RelayConfig) (*Relay, error) {
 // Run relays whenever this replica leads the relay's role, until ctx ends.
 func (r *Relay) Run(ctx context.Context) {
 	r.Lead(ctx, "relay-"+r.Name, func(ctx context.Context) {
-		defer r.seconds.Set(0)
-		defer r.behind.Set(0)
+		defer r.waiting.Store(nil)
 		for ctx.Err() == nil {
 			if err := r.once(ctx); ctx.Err() == nil {
 				r.failures.Inc()
@@ -159,9 +171,11 @@ func gather(b pool.EventBatch, more <-chan pool.EventBatch) pool.EventBatch {
 
 // deliver gives events to the sink and then moves the cursor. A crash between the two has them delivered again.
 func (r *Relay) deliver(ctx context.Context, cursor *pool.Relay, b pool.EventBatch) (*pool.Relay, error) {
-	r.behind.Set(float64(max(r.Revision()-b.Revision, 0)))
-	if len(b.Events) == 0 {
-		return cursor, nil // it only says how far it is
+	if len(b.Events) == 0 { // it only says how far it is
+		if b.Live {
+			r.waiting.Store(nil)
+		}
+		return cursor, nil
 	}
 	var lines []byte
 	for _, e := range b.Events {
@@ -171,15 +185,15 @@ func (r *Relay) deliver(ctx context.Context, cursor *pool.Relay, b pool.EventBat
 		}
 		lines = append(lines, line...)
 	}
-	r.seconds.Set(max(r.Now().Sub(b.Events[0].Time), 0).Seconds()) // while the sink takes its time
+	r.waiting.Store(&backlog{b.Events[0].Time, b.Events[0].Revision - 1})
 	if err := r.sink.write(ctx, lines); err != nil {
 		return nil, err
 	}
 	r.events.Add(float64(len(b.Events)))
 	last := b.Events[len(b.Events)-1]
-	r.seconds.Set(0)
+	r.waiting.Store(nil)
 	if !b.Live {
-		r.seconds.Set(max(r.Now().Sub(last.Time), 0).Seconds())
+		r.waiting.Store(&backlog{last.Time, last.Revision})
 	}
 	return r.move(context.WithoutCancel(ctx), cursor, last.Cursor()) // a stop in between need not have them delivered again
 }

@@ -283,7 +283,7 @@ var adviceByReason = map[rotatorv1.ErrorReason]string{
 	rotatorv1.ErrorReason_ERROR_REASON_POOL_EXISTS:          "compare with `rotatorctl pool get POOL`, and change it with `rotatorctl pool update POOL -f FILE`",
 	rotatorv1.ErrorReason_ERROR_REASON_POOL_PAUSED:          "allow rotations again with `rotatorctl pool resume POOL`",
 	rotatorv1.ErrorReason_ERROR_REASON_POOL_DELETING:        "finish the deletion by running `rotatorctl pool delete POOL --force` again, then create the pool anew",
-	rotatorv1.ErrorReason_ERROR_REASON_POOL_NOT_EMPTY:       "remove its keys first, or delete all of it with --force",
+	rotatorv1.ErrorReason_ERROR_REASON_POOL_NOT_EMPTY:       "remove its keys first and let those that were retired be revoked, or delete all of it with --force",
 	rotatorv1.ErrorReason_ERROR_REASON_KEY_IN_STOCK:         "leave it in stock, where it is not in use; if it is bad take it out with `rotatorctl key remove POOL KEY`",
 	rotatorv1.ErrorReason_ERROR_REASON_KEY_DISABLED:         "rotate it with --trigger operator, or put it back into service with `rotatorctl key enable POOL KEY`",
 	rotatorv1.ErrorReason_ERROR_REASON_KEY_WRONG_HOME:       "see where the key is with `rotatorctl key get POOL KEY`",

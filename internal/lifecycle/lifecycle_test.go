@@ -127,6 +127,29 @@ func TestBadKeyIsNotStocked(t *testing.T) {
 	})
 }
 
+// TestKeptAtUpstream: where retired keys are kept at the upstream, one that never served is undone all the same.
+func TestKeptAtUpstream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keeps := withStock(1, 1)
+		keeps.Retirement.KeepAtUpstream = true
+		r := newRig(t, keeps)
+		r.upstream.bad = true
+		r.retire("old", "new")
+		r.start("r0", nil)
+		preps := func() []*pool.Preparation { return records[*pool.Preparation](r, pool.KindPreparation) }
+		r.until("given up", 2*time.Hour, func() bool { p := preps(); return len(p) == 1 && p[0].Phase == pool.PhaseFailed })
+		key := preps()[0].Key
+		if _, _, err := r.admin.RemoveKey(t.Context(), "p", key, false); err != nil {
+			t.Fatal(err)
+		}
+		r.until("revoked", time.Minute, func() bool { old := r.retired(key); return old != nil && old.Phase == pool.PhaseRevoked })
+		time.Sleep(2 * pool.DefaultRevokeAfter)
+		if n := r.upstream.count("revoke", "old"); n != 0 {
+			t.Errorf("the key that served was revoked %d times", n)
+		}
+	})
+}
+
 // TestCancelledMint: a mint whose answer was lost and that is cancelled is found out about and deleted.
 func TestCancelledMint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -110,12 +110,15 @@ func TestOneTransition(t *testing.T) {
 
 // TestGivenUp: after the last attempt a key is listed, with what is known of the upstream.
 func TestGivenUp(t *testing.T) {
-	last := DefaultLimits().Attempts
+	last, over := DefaultLimits().Attempts, at.Add(time.Second)
 	for result, maybe := range map[Result]bool{Unknown: true, Nothing: false} {
 		a := &Answer{Call: CallMint, Result: result, phase: pool.PhaseMinting, generation: 1, intent: "i", Problem: "why"}
-		next := move(pool.PhaseMinting, &pool.Work{Generation: 1, Intent: "i", Attempts: last}, a).next.(*pool.Preparation)
+		next := move(pool.PhaseMinting, &pool.Work{Generation: 1, Intent: "i", Attempts: last, NotBefore: over}, a).next.(*pool.Preparation)
 		if next.Phase != pool.PhaseFailed || next.Work.Problem != "why" || next.MayExist() != maybe {
 			t.Errorf("%d: %s, %+v, may exist %v", result, next.Phase, next.Work, next.MayExist())
+		}
+		if waits := next.Work.NotBefore; maybe && !waits.Equal(over) || !maybe && !waits.IsZero() {
+			t.Errorf("%d: the next try waits until %v, the call may be under way until %v", result, waits, over)
 		}
 	}
 }

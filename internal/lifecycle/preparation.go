@@ -86,8 +86,7 @@ func mintAgain(v View, p *pool.Preparation, now time.Time) Move {
 
 // minted: the key is there. Without its secret it is of no use, and is undone.
 func minted(v View, p *pool.Preparation, now time.Time) Move {
-	next := stepped(p, pool.PhaseVerifying, p.Work.Next(now, pool.PhaseMinting))
-	next.Work.Intent = ""
+	next := stepped(p, pool.PhaseVerifying, p.Work.Next(now, pool.PhaseMinting).Settled())
 	if !v.Answer.Sealed.IsZero() {
 		next.Sealed = v.Answer.Sealed
 	}
@@ -158,6 +157,7 @@ func failed(_ View, p *pool.Preparation, _ time.Time) Move {
 func putOffPreparing(v View, p *pool.Preparation, now time.Time) Move {
 	w := putOff(p.Work, v.Answer, v.Limits, now)
 	if w.Attempts >= v.Limits.Attempts {
+		w.NotBefore = p.Work.NotBefore // no other try waits
 		tried := stepped(p, p.Phase, w)
 		return giveUpPreparing(v, tried, w.Problem, now)
 	}

@@ -83,14 +83,13 @@ func revoking(v View, r *pool.Retired, now time.Time) Move {
 	was, a := r.Phase, v.Answer
 	switch {
 	case a.answers(was, r.Work) && (a.Call == CallRevoke && a.Result == Done || a.Call == CallFind && a.Result == Missing):
-		next := moved(r, pool.PhaseRevoked, r.Work.Next(now, was))
-		next.Work.Intent = ""
+		next := moved(r, pool.PhaseRevoked, r.Work.Next(now, was).Settled())
 		return changing(v, r, next, "revoked").telling(pool.EventKeyRevoked, r, pool.HomeRetired, next.Phase, "", now)
 	case a.answers(was, r.Work) && a.Call == CallFind && a.Result == Done:
 		return revokeAgain(v, r, now)
 	case a.answers(was, r.Work):
 		return putOffRevoking(v, r, now)
-	case !v.Pool.Spec.Revokes():
+	case v.Pool.Spec.Provider == nil || r.Served() && !v.Pool.Spec.Revokes(): // what never served was never to be kept there
 		return orphan(v, r, "the pool revokes no keys any more", now)
 	case !v.Provider:
 		return resting("no_provider_here", now.Add(v.Limits.Recheck))
@@ -125,6 +124,7 @@ func revokeAgain(v View, r *pool.Retired, now time.Time) Move {
 func putOffRevoking(v View, r *pool.Retired, now time.Time) Move {
 	w := putOff(r.Work, v.Answer, v.Limits, now)
 	if w.Attempts >= v.Limits.Attempts {
+		w.NotBefore = r.Work.NotBefore // no other try waits
 		return orphan(v, moved(r, r.Phase, w), w.Problem, now)
 	}
 	return changing(v, r, moved(r, r.Phase, w), "put_off")
@@ -158,8 +158,8 @@ func purge(v View, r *pool.Retired, now time.Time) Move {
 	if due := r.RetiredAt.Add(v.Pool.Spec.Retirement.SecretsFor()); now.Before(due) {
 		return resting("retention", due)
 	}
-	next := moved(r, pool.PhasePurged, r.Work.Next(now, r.Phase))
-	next.Sealed, next.Work.Intent = pool.Sealed{}, ""
+	next := moved(r, pool.PhasePurged, r.Work.Next(now, r.Phase).Settled())
+	next.Sealed = pool.Sealed{}
 	m := changing(v, r, next, "purged").telling(pool.EventKeyPurged, r, pool.HomeRetired, next.Phase, "", now)
 	return m.unclaiming(v, r)
 }

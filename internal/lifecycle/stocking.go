@@ -20,7 +20,13 @@ func stockWork(p *pool.PoolState) (revision int64, wanted bool) {
 		revision += marker.ModRevision << 40
 	}
 	s := levels{backups, preparing, p.Pool.Spec.Stock}
-	return revision, s.low() != (marker != nil) || marker != nil && s.missing() > 0 && !p.Pool.Paused
+	switch {
+	case marker == nil:
+		return revision, s.low()
+	case s.missing() > 0:
+		return revision, !p.Pool.Paused
+	}
+	return revision, !s.low()
 }
 
 // levels are how much stock there is and how much is wanted.
@@ -43,7 +49,8 @@ func (l levels) missing() int {
 
 // keepStock keeps a pool's stock between its bounds, and says when to look again.
 //
-// The marker is there while the stock is low. Putting it is the crossing, with its event. Every planned key rewrites
+// The marker is there from when the stock is low until nothing is missing any more: until then the pool is being filled, also
+// if it is paused or has no provider here meanwhile. Putting it is the crossing, with its event. Every planned key rewrites
 // it, so that of two replicas that have counted the same stock one loses its compare and counts again.
 func (w *Worker) keepStock(ctx context.Context, name string) time.Time {
 	for range tries {
@@ -56,12 +63,12 @@ func (w *Worker) keepStock(ctx context.Context, name string) time.Time {
 		switch {
 		case l.low() && marker == nil:
 			t = lowTxn(p, l, w.Now().UTC())
-		case !l.low() && marker != nil:
-			t = &pool.Txn{If: []pool.Guard{pool.Same(p), pool.Same(marker)}, Delete: []pool.Ref{marker.Ref()}}
 		case marker != nil && l.missing() > 0 && !p.Paused && p.Spec.Provider != nil && perr == nil:
 			t, err = w.plan(p, marker, w.Now().UTC())
 		case marker != nil && l.missing() > 0 && perr != nil:
 			return w.Now().Add(w.Limits.Recheck)
+		case marker != nil && l.missing() == 0 && !l.low():
+			t = &pool.Txn{If: []pool.Guard{pool.Same(p), pool.Same(marker)}, Delete: []pool.Ref{marker.Ref()}}
 		default:
 			return w.Now().Add(forever)
 		}
@@ -72,7 +79,8 @@ func (w *Worker) keepStock(ctx context.Context, name string) time.Time {
 	return w.Now() // more is to be planned
 }
 
-// countStock reads the marker before it counts: whoever plans after that changes it.
+// countStock reads the marker before it counts: whoever plans after that changes it. What is being prepared is listed before
+// the stock, so that a key that is stocked in between is in both lists and not in neither.
 func (w *Worker) countStock(ctx context.Context, name string) (p *pool.Pool, marker *pool.Token, l levels, err error) {
 	ctx, cancel := context.WithTimeout(ctx, writeBudget)
 	defer cancel()
@@ -88,12 +96,26 @@ func (w *Worker) countStock(ctx context.Context, name string) (p *pool.Pool, mar
 	if marker, err = pool.Find[*pool.Token](st, ref); err != nil {
 		return nil, nil, l, err
 	}
-	backups, _, err := w.Store.List(ctx, pool.KindBackup, name, 0)
+	preparing, _, err := w.Store.List(ctx, pool.KindPreparation, name, 0)
 	if err != nil {
 		return nil, nil, l, err
 	}
-	preparing, _, err := w.Store.List(ctx, pool.KindPreparation, name, 0)
-	return p, marker, levels{usable(backups), len(preparing), p.Spec.Stock}, err
+	backups, _, err := w.Store.List(ctx, pool.KindBackup, name, 0)
+	return p, marker, levels{usable(backups), without(preparing, backups), p.Spec.Stock}, err
+}
+
+// without counts the records of keys that others has no record of.
+func without(recs, others []pool.Record) (n int) {
+	has := make(map[string]bool, len(others))
+	for _, rec := range others {
+		has[rec.Ref().Name] = true
+	}
+	for _, rec := range recs {
+		if !has[rec.Ref().Name] {
+			n++
+		}
+	}
+	return n
 }
 
 // usable counts the backups that rotations can use.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -214,7 +215,7 @@ func (a *Admin) markDeleting(ctx context.Context, name string, force bool) (mark
 			return nil, nil
 		}
 		if !force {
-			if err := a.checkEmpty(ctx, name, "delete it with force to lose them"); err != nil {
+			if err := a.checkEmpty(ctx, seen, emptyIt); err != nil {
 				return nil, err
 			}
 		}
@@ -231,9 +232,9 @@ func (a *Admin) markDeleting(ctx context.Context, name string, force bool) (mark
 // A mark of this call is then taken back.
 func (a *Admin) refuseIfFilled(ctx context.Context, marked *Pool, mine bool) error {
 	if !mine {
-		return a.checkEmpty(ctx, marked.Name, "its deletion was begun by another call; delete it with force to finish")
+		return a.checkEmpty(ctx, marked, "its deletion was begun by another call; delete it with force to finish")
 	}
-	err := a.checkEmpty(ctx, marked.Name, "delete it with force to lose them")
+	err := a.checkEmpty(ctx, marked, emptyIt)
 	if err == nil {
 		return nil
 	}
@@ -247,18 +248,24 @@ func (a *Admin) refuseIfFilled(ctx context.Context, marked *Pool, mine bool) err
 	return err
 }
 
-// checkEmpty refuses if the pool holds anything that deleting would lose.
-func (a *Admin) checkEmpty(ctx context.Context, name, remedy string) error {
+// emptyIt says what to do about a pool that is not empty.
+const emptyIt = "empty it first (retired keys are revoked in time, or given up with `rotatorctl key remove`), or delete it with force to lose them"
+
+// checkEmpty refuses if the pool holds anything that deleting would lose. That includes the retired keys that may be alive
+// at the upstream: with their secrets goes what is needed to revoke them.
+func (a *Admin) checkEmpty(ctx context.Context, p *Pool, remedy string) error {
 	var parts []string
 	meta := make(map[string]string)
 	for _, c := range [...]struct {
 		kind Kind
 		what string
-	}{{KindActive, "active keys"}, {KindBackup, "backups"}, {KindPreparation, "keys in preparation"}, {KindPending, "waiting rotations"}, {KindBinding, "bindings"}} {
-		recs, _, err := a.Store.List(ctx, c.kind, name, 0)
+	}{{KindActive, "active keys"}, {KindBackup, "backups"}, {KindPreparation, "keys in preparation"}, {KindPending, "waiting rotations"}, {KindBinding, "bindings"},
+		{KindRetired, "retired keys that are not revoked"}} {
+		recs, _, err := a.Store.List(ctx, c.kind, p.Name, 0)
 		if err != nil {
 			return err
 		}
+		recs = slices.DeleteFunc(recs, func(rec Record) bool { r, ok := rec.(*Retired); return ok && !r.mayLive(p.Spec) })
 		if len(recs) > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", len(recs), c.what))
 			meta[string(c.kind)] = strconv.Itoa(len(recs))
@@ -267,7 +274,7 @@ func (a *Admin) checkEmpty(ctx context.Context, name, remedy string) error {
 	if len(parts) == 0 {
 		return nil
 	}
-	r := Refuse(ReasonPoolNotEmpty, "pool %q has %s: %s", name, strings.Join(parts, ", "), remedy)
+	r := Refuse(ReasonPoolNotEmpty, "pool %q has %s: %s", p.Name, strings.Join(parts, ", "), remedy)
 	r.Metadata = meta
 	return r
 }

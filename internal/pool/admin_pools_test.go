@@ -97,6 +97,53 @@ func TestDeletePoolRefusesWhatIsFilled(t *testing.T) {
 	}
 }
 
+// TestDeletePoolKeepsWhatIsToBeRevoked: a retired key that may be alive at the upstream is not lost without force.
+func TestDeletePoolKeepsWhatIsToBeRevoked(t *testing.T) {
+	revokes := pool.Spec{Provider: &pool.ProviderSpec{Exec: &pool.ExecProvider{Name: "fake"}}}
+	keeps := revokes
+	keeps.Retirement.KeepAtUpstream = true
+	for _, tt := range []struct {
+		name  string
+		spec  pool.Spec
+		phase pool.Phase
+		want  pool.Reason
+	}{
+		{"not begun", revokes, pool.PhaseRetired, pool.ReasonPoolNotEmpty},
+		{"begun", revokes, pool.PhaseRevoking, pool.ReasonPoolNotEmpty},
+		{"given up", revokes, pool.PhaseOrphaned, pool.ReasonPoolNotEmpty},
+		{"given up without a provider", pool.Spec{}, pool.PhaseOrphaned, pool.ReasonPoolNotEmpty},
+		{"without a provider", pool.Spec{}, pool.PhaseRetired, ""},
+		{"kept at the upstream", keeps, pool.PhaseRetired, ""},
+		{"revoked", revokes, pool.PhaseRevoked, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newAdminRig(t)
+			r.byHand = true
+			r.must(errOf(r.rival.CreatePool(r.ctx, "p", tt.spec)))
+			sealed, err := pooltest.FakeSealer{}.Seal("p", "r", pool.NewSecret("sk-fake-r"))
+			r.must(err)
+			res, err := r.store.Apply(r.ctx, &pool.Txn{Put: []pool.Record{&pool.Retired{Pool: "p", Key: "r", Phase: tt.phase, Sealed: sealed, RetiredAt: time.Now()}}})
+			if err != nil || !res.Applied {
+				t.Fatal(res, err)
+			}
+			err = second(r.admin.DeletePool(r.ctx, "p", false))
+			if pool.ReasonOf(err) != tt.want || (err == nil) != (tt.want == "") {
+				t.Fatalf("got %v, want %q", err, tt.want)
+			}
+			if left := r.has(pool.RetiredRef("p", "r")); left != (tt.want != "") {
+				t.Errorf("the key is left: %t", left)
+			}
+			if err == nil {
+				return
+			}
+			if p := read[*pool.Pool](r, pool.PoolRef("p")); p.Deleting || !strings.Contains(err.Error(), "1 retired keys") {
+				t.Errorf("deleting=%t after %v", p.Deleting, err)
+			}
+			r.must(second(r.admin.DeletePool(r.ctx, "p", true)))
+		})
+	}
+}
+
 // TestDeletePoolLeavesNothing but its events, and the name can be used again.
 func TestDeletePoolLeavesNothing(t *testing.T) {
 	r := newAdminRig(t).fill()
@@ -188,7 +235,7 @@ func TestDeletePoolInterrupted(t *testing.T) {
 // TestDeletePoolByTwo: with force, while another without force finds it filled and wants to open it again. Either it is
 // opened whole or it is gone.
 func TestDeletePoolByTwo(t *testing.T) {
-	for n := 1; n <= 14; n++ {
+	for n := 1; n <= 16; n++ {
 		inTime(t, func(t *testing.T) {
 			r := newAdminRig(t).fill()
 			first := true

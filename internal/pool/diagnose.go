@@ -560,7 +560,12 @@ func (w *Work) problem() string {
 
 // deleting: what is left of a pool that is on its way out. It owes no invariant but those of its bindings and homes.
 func (c *checker) deleting(name string, p *PoolState) {
-	left := len(p.Active) + len(p.Backup) + len(p.Pending) + len(p.Bindings)
+	left := len(p.Active) + len(p.Backup) + len(p.Preparing) + len(p.Pending) + len(p.Bindings)
+	for _, r := range p.Retired {
+		if r.mayLive(p.Pool.Spec) {
+			left++
+		}
+	}
 	remedy := "rotatorctl pool delete " + name
 	if left > 0 {
 		remedy += " --force"

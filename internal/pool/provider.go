@@ -27,7 +27,7 @@ type Provider interface {
 type ProviderKey struct {
 	Pool   string
 	ID     string
-	Alias  string // its name at the upstream, if it was minted
+	Alias  string // its name at the upstream, if it was minted; what was added has one too, which names nothing
 	Secret Secret // zero if it is not known
 	Intent string // id of this call, the same in the records
 }

@@ -77,8 +77,12 @@ func (p *Preparation) Info() KeyInfo {
 }
 
 func (k *KeyInfo) work(w *Work) {
-	if w != nil {
-		k.Problem, k.NextTryAt = w.Problem, w.NotBefore
+	if w == nil {
+		return
+	}
+	k.Problem = w.Problem
+	if k.Phase != PhaseFailed && k.Phase != PhaseOrphaned { // nobody tries these
+		k.NextTryAt = w.NotBefore
 	}
 }
 

@@ -22,11 +22,15 @@ func (w *Work) Done(p Phase) bool { return w != nil && w.Observed[p.String()] >=
 func (w *Work) Was(p Phase) bool { return w != nil && w.Observed[p.String()] > 0 }
 
 // Next is w on its way into another phase: the phases that are complete with that are marked, and what was only about the
-// phase that ends is cleared.
+// phase that ends is cleared. An intent stays, with the time until which its call may be under way: before that nobody can
+// find out what became of it.
 func (w *Work) Next(now time.Time, complete ...Phase) *Work {
 	next := &Work{Generation: w.Wanted(), PhaseSince: now}
 	if w != nil {
 		next.Observed, next.Intent = maps.Clone(w.Observed), w.Intent
+		if w.Intent != "" {
+			next.NotBefore = w.NotBefore
+		}
 	}
 	for _, p := range complete {
 		if next.Observed == nil {
@@ -35,6 +39,13 @@ func (w *Work) Next(now time.Time, complete ...Phase) *Work {
 		next.Observed[p.String()] = next.Generation
 	}
 	return next
+}
+
+// Settled is w when it is known what became of the call that was announced.
+func (w *Work) Settled() *Work {
+	next := *w
+	next.Intent, next.NotBefore = "", time.Time{}
+	return &next
 }
 
 // Raised is w with a new generation: everything is to be done again.
@@ -65,8 +76,14 @@ func (p *Preparation) Discard(now time.Time) *Retired {
 // Served reports whether the key was ever in service. One that was not was given up in preparation.
 func (r *Retired) Served() bool { return r.Generation != 0 }
 
-// TokenStockLow is the name of the token that is there while a pool's stock is below its minimum. Planning a key rewrites
-// it, so that replicas that plan for one pool meet.
+// mayLive reports whether a key of a pool with this spec is still to be revoked, or may be alive at the upstream although
+// that was tried.
+func (r *Retired) mayLive(s Spec) bool {
+	return r.Phase == PhaseRevoking || r.Phase == PhaseOrphaned || r.Phase == PhaseRetired && s.Revokes() && !r.Sealed.IsZero()
+}
+
+// TokenStockLow is the name of the token that is there from when a pool's stock falls below its minimum until it is filled.
+// Planning a key rewrites it, so that replicas that plan for one pool meet.
 const TokenStockLow = "stock-low"
 
 // Stages of a lock that is held for a call to an upstream.

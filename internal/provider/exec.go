@@ -21,7 +21,8 @@ import (
 //	{"version":1,"op":"mint","pool":"p","key_id":"m261126-k7q2x9da4m","alias":"rotatord-p-m261126-k7q2x9da4m","intent":"0193..."}
 //	{"result":"ok","secret":"..."}
 //
-// op is mint, find, verify or revoke; secret is the key's, where it is known. The results are: ok (done; of find: there is
+// op is mint, find, verify or revoke; secret is the key's, where it is known. A key that was added and not minted has an
+// alias too, which names nothing at the upstream, so the secret goes before it. The results are: ok (done; of find: there is
 // such a key; of verify: it works), missing (of find: there is surely none), refused (of verify: the upstream surely does
 // not take it) and nothing_done (of mint and revoke: surely nothing has changed). Everything else, an exit code that is not
 // 0 too, means that the outcome is not known, and the command is asked to find it. message says why, for people.
@@ -134,6 +135,7 @@ func (e *Exec) run(ctx context.Context, in []byte) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, e.Command[0], e.Command[1:]...)
 	out := &bounded{}
 	cmd.Stdin, cmd.Stdout, cmd.WaitDelay = bytes.NewReader(in), out, killAfter
+	cmd.Env = []string{} // nil would pass on everything
 	for _, name := range passed {
 		if value, given := os.LookupEnv(name); given {
 			cmd.Env = append(cmd.Env, name+"="+value)

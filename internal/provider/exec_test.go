@@ -34,6 +34,7 @@ func command(dir string) int {
 		_ = json.NewEncoder(os.Stdout).Encode(map[string]string{"result": result, "secret": secret, "message": "about " + req.Secret})
 		return 0
 	}
+	_ = os.WriteFile(filepath.Join(dir, "environment"), []byte(strings.Join(os.Environ(), "\n")), 0o600)
 	file := filepath.Join(dir, "keys", req.Alias)
 	kept, err := os.ReadFile(file)
 	trouble, _ := os.ReadFile(filepath.Join(dir, "trouble"))
@@ -77,8 +78,9 @@ func command(dir string) int {
 	return 2
 }
 
-func execUpstream(t *testing.T) providertest.Upstream {
-	dir := t.TempDir()
+func execUpstream(t *testing.T) providertest.Upstream { return execIn(t, t.TempDir()) }
+
+func execIn(t *testing.T, dir string) providertest.Upstream {
 	if err := os.Mkdir(filepath.Join(dir, "keys"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -111,6 +113,34 @@ func TestExecAnswerIsBounded(t *testing.T) {
 	_, err := u.Provider.Mint(t.Context(), pool.ProviderKey{Alias: "a"})
 	if err == nil || errors.Is(err, pool.ErrNothingDone) {
 		t.Errorf("got %v, want an outcome that is not known", err)
+	}
+}
+
+// A command gets the variables that it may have and no others, also where none of those is set.
+func TestExecEnvironment(t *testing.T) {
+	t.Setenv("ROTATORD_FAKE", "sk-fake-of-the-daemon")
+	for _, tt := range []struct {
+		name string
+		set  map[string]string
+		want string
+	}{{"some", map[string]string{"LANG": "C", "TZ": "UTC"}, "LANG=C\nTZ=UTC"}, {"none", nil, ""}} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, name := range provider.Passed {
+				t.Setenv(name, "") // is set again after the test
+				_ = os.Unsetenv(name)
+			}
+			dir := t.TempDir()
+			u := execIn(t, dir)
+			for name, value := range tt.set {
+				t.Setenv(name, value)
+			}
+			if _, err := u.Provider.Mint(t.Context(), pool.ProviderKey{Alias: "a"}); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(filepath.Join(dir, "environment")); err != nil || string(got) != tt.want {
+				t.Errorf("the command has the environment %q, %v; want %q", got, err, tt.want)
+			}
+		})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -172,11 +173,14 @@ func (l *LiteLLMAPI) KeyInfo(ctx context.Context, key Secret) (*LiteLLMKey, erro
 	return &LiteLLMKey{Spend: Spend{*in.Spend, in.MaxBudget}, Alias: in.Alias, Blocked: in.Blocked, Expires: expires}, nil
 }
 
-// knowsItsKeys tells LiteLLM's own 404, which says what was not found, from that of a proxy in between or of a wrong path.
+// knowsItsKeys tells LiteLLM's own 404, which says that a key was not found ("Key not found in database", "No keys found"),
+// from that of a proxy in between or of a wrong path, also if that repeats the path, which has "key" in it.
 func knowsItsKeys(r Response) bool {
 	a := newAnswer(r)
-	return strings.Contains(strings.ToLower(a.text), "key") && a.tree != nil
+	return a.tree != nil && keyNotFound.MatchString(a.text)
 }
+
+var keyNotFound = regexp.MustCompile(`(?im)(?:^|[^\w/.?&-])keys?\b[^\n/.]*\bfound\b`)
 
 // NewLiteLLMKey is a key to make.
 type NewLiteLLMKey struct {

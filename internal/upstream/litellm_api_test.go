@@ -139,6 +139,41 @@ func TestKeyInfo(t *testing.T) {
 	}
 }
 
+// Only LiteLLM's own 404 says that a key is gone: another's may repeat the path that was asked for.
+func TestNotFoundByOthers(t *testing.T) {
+	for _, tt := range []struct {
+		body string
+		gone bool
+	}{
+		{`{"error":{"message":"{'error': 'No keys found'}","type":"internal_server_error","param":"None","code":"404"}}`, true},
+		{`{"error":{"message":"No matching keys found.","type":"not_found_error","param":"keys","code":"404"}}`, true},
+		{`{"error":{"message":"Key not found in database","type":"not_found_error","param":"key","code":"404"}}`, true},
+		{`{"detail":{"message":"No keys found"}}`, true},
+		{`{"detail":{"error":"Key=0a1b not found in DB"}}`, true},
+		{`{"detail":"Not Found"}`, false},
+		{`{"statusCode":404,"message":"Cannot POST /key/delete","error":"Not Found"}`, false},
+		{`{"statusCode":404,"message":"Cannot GET /key/info?key=0a1b","error":"Not Found"}`, false},
+		{`{"status":404,"error":"Not Found","path":"/key/delete"}`, false},
+		{`{"message":"Route POST:/key/delete not found","error":"Not Found","statusCode":404}`, false},
+		{`{"message":"No route was found for POST /litellm/key/delete"}`, false},
+		{`{"message":"the route key/delete was not found at keys.example.org"}`, false},
+		{`{"message":"keys.example.org/key/delete: not found"}`, false},
+		{`{"message":"GET /key/info?key=0a1b not found"}`, false},
+		{`{"message":"keys.example.org was not found"}`, false},
+		{`<html>Key not found</html>`, false},
+	} {
+		l := &LiteLLMAPI{BaseURL: "https://host", Client: NewClient(ClientConfig{Transport: transport(func(*http.Request) (*http.Response, error) {
+			return answerOf(404, tt.body), nil
+		})})}
+		if err := l.DeleteKey(t.Context(), fakeKey); (err == nil) != tt.gone {
+			t.Errorf("%s: deleting: got %v, want it gone: %t", tt.body, err, tt.gone)
+		}
+		if _, err := l.KeyInfo(t.Context(), fakeKey); errors.Is(err, ErrUnknownKey) != tt.gone {
+			t.Errorf("%s: looking: got %v, want it unknown: %t", tt.body, err, tt.gone)
+		}
+	}
+}
+
 func TestGenerateAndDelete(t *testing.T) {
 	f, l := newLiteLLM(t, upstreamtest.Options{})
 	n := NewLiteLLMKey{Key: fakeKey, Alias: "rotatord-p-1", MaxBudgetUSD: 10, BudgetDuration: "30d", Models: []string{"m"}, Metadata: map[string]string{"pool": "p"}}

@@ -1204,7 +1204,7 @@ type RetirementPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How long after its retirement a key is revoked at the upstream, 0 to 30 days; only in pools with a provider. Default: 1 hour.
 	RevokeAfter *durationpb.Duration `protobuf:"bytes,1,opt,name=revoke_after,json=revokeAfter,proto3" json:"revoke_after,omitempty"`
-	// Never revoke. Default: false.
+	// Never revoke keys that served. Default: false.
 	KeepAtUpstream bool `protobuf:"varint,2,opt,name=keep_at_upstream,json=keepAtUpstream,proto3" json:"keep_at_upstream,omitempty"`
 	// How long its sealed secret is kept, 1 minute to 1 year; longer if it is still to be revoked. Default: 24 hours.
 	SecretRetention *durationpb.Duration `protobuf:"bytes,3,opt,name=secret_retention,json=secretRetention,proto3" json:"secret_retention,omitempty"`
