@@ -79,15 +79,23 @@ func (r *run) bounds() {
 }
 
 // atBound reports whether a refusal at the bound may have been right: as many tokens had been used in a window that ends
-// within the call, as far as a replica can have known late.
+// within the call, as far as a replica can have known late. It counts a use from when it was shown it, and in a fault that may
+// be when the fault is over.
 func (r *run) atBound(op history.Op) bool {
 	limit, window, stated := r.world.at["pools/"+op.Pool].bound()
 	if !stated || limit == 0 {
 		return false
 	}
+	from := op.Start - int64(window+answerGrace)
+	since := from
+	for _, f := range r.Faults {
+		if r.since(f.Start) <= op.End && from <= r.since(f.served()) {
+			since = min(since, r.since(f.Start)-int64(answerGrace))
+		}
+	}
 	n := 0
 	for _, s := range r.world.spends[op.Pool] {
-		if s.used <= op.End && s.seen >= op.Start-int64(window+answerGrace) {
+		if s.used <= op.End && s.seen >= since {
 			n++
 		}
 	}

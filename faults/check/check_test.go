@@ -398,6 +398,24 @@ func TestALeaderThatHearsNothingCostsMore(t *testing.T) {
 	}
 }
 
+// A replica that was shown a use of the bound late, because etcd had no quorum, counts it from then.
+func TestAUseThatWasShownLateCountsFromThen(t *testing.T) {
+	for name, fault := range map[string]bool{"quorum lost meanwhile": true, "no fault": false} {
+		s := newStory()
+		s.pool()
+		s.boundRotations(2, "2s", 2, 0)
+		lost := s.time
+		s.time += 7 * time.Second
+		if fault {
+			s.in.Faults = []check.Fault{{Kind: "quorum-cut", Start: s.in.Epoch.Add(lost), End: s.in.Epoch.Add(s.time - time.Second)}}
+		}
+		s.op(history.Op{Kind: history.Rotate, Key: "b0", Code: "RESOURCE_EXHAUSTED", Reason: "ROTATION_BOUND"})
+		if r := check.Run(s.in); slices.Contains(r.Broken(), "I6") == fault {
+			t.Errorf("%s: broken: %v", name, r.Broken())
+		}
+	}
+}
+
 // An outcome that was not told may show up later, and an enabled key cancels what waits.
 func TestUnknownOutcomesAndWaiting(t *testing.T) {
 	s := newStory()

@@ -12,7 +12,7 @@ import (
 // The phases of a key before it is in stock and after it was retired. Which change of phase has which event is written down
 // here once more, from the documentation and not from the service.
 
-// stockLow is the token that is there while a pool's stock is low.
+// stockLow is the token that is there from when a pool's stock is low until it is filled.
 const stockLow = "stock-low"
 
 // work is how far a record has come.
