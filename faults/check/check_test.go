@@ -398,6 +398,20 @@ func TestALeaderThatHearsNothingCostsMore(t *testing.T) {
 	}
 }
 
+// etcd takes a snapshot away between the listing of its files and the search for secrets. One that cannot be read is told.
+func TestFilesThatHaveGone(t *testing.T) {
+	s, _ := rotated()
+	s.in.Canaries = []string{"f-log"}
+	s.in.Files = []string{filepath.Join(t.TempDir(), "0013-b057.snap")}
+	if r := check.Run(s.in); slices.Contains(r.Broken(), "I10") {
+		t.Errorf("broken by a file that has gone: %v", r.Broken())
+	}
+	s.in.Files = []string{t.TempDir()}
+	if r := check.Run(s.in); !slices.Contains(r.Broken(), "I10") {
+		t.Errorf("what cannot be read was passed over: %v", r.Broken())
+	}
+}
+
 // A replica that was shown a use of the bound late, because etcd had no quorum, counts it from then.
 func TestAUseThatWasShownLateCountsFromThen(t *testing.T) {
 	for name, fault := range map[string]bool{"quorum lost meanwhile": true, "no fault": false} {
