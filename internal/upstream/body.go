@@ -48,22 +48,25 @@ func parseBody(raw []byte) body {
 // errorObject finds the object that says what went wrong: {"error": {...}} as nearly everybody has it, also as the first
 // of an array, or else the answer itself.
 func errorObject(tree any) map[string]any {
-	if list, ok := tree.([]any); ok && len(list) > 0 {
-		tree = list[0]
-	}
-	top, _ := tree.(map[string]any)
+	top := topObject(tree)
 	if inner, ok := top["error"].(map[string]any); ok {
 		return inner
 	}
 	return top
 }
 
+// topObject is the answer itself, or the first of an array.
+func topObject(tree any) map[string]any {
+	if list, ok := tree.([]any); ok && len(list) > 0 {
+		tree = list[0]
+	}
+	top, _ := tree.(map[string]any)
+	return top
+}
+
 // tellsOfError reports whether the body says that something went wrong, whatever it was.
 func (b body) tellsOfError() bool {
-	top, _ := b.tree.(map[string]any)
-	if list, ok := b.tree.([]any); ok && len(list) > 0 {
-		top, _ = list[0].(map[string]any)
-	}
+	top := topObject(b.tree)
 	_, object := top["error"].(map[string]any)
 	return object || scalar(top["error"]) != "" || top["type"] == "error"
 }
