@@ -19,8 +19,10 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"github.com/rotatord/rotatord/faults/netproxy"
+	"github.com/rotatord/rotatord/faults/redial"
 	"github.com/rotatord/rotatord/internal/pool"
 	"github.com/rotatord/rotatord/internal/seal"
 )
@@ -144,10 +146,11 @@ func (c *Cluster) connect(context.Context) (err error) {
 	return err
 }
 
-// Connect returns a client that notices soon that a member does not answer.
+// Connect returns a client that notices soon that a member does not answer, and soon that it does again.
 func (c *Cluster) Connect(endpoints ...string) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
 		Endpoints: endpoints, DialTimeout: 2 * time.Second, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 2 * time.Second, Logger: zap.NewNop(),
+		DialOptions: []grpc.DialOption{redial.Quickly()},
 	})
 }
 

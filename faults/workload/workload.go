@@ -19,11 +19,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/rotatord/rotatord/faults/history"
 	"github.com/rotatord/rotatord/faults/litellm"
+	"github.com/rotatord/rotatord/faults/redial"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
@@ -148,10 +148,7 @@ func New(ctx context.Context, opts Options) (*Workload, error) {
 }
 
 func (w *Workload) dial(address string) (*replica, error) {
-	// A replica that comes back is used at once; gRPC's default would leave it alone for up to two minutes.
-	quick := backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 300 * time.Millisecond}
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: time.Second}))
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()), redial.Quickly())
 	if err != nil {
 		return nil, fmt.Errorf("connecting to replica %s: %w", address, err)
 	}
