@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/rotatord/rotatord/internal/etcdwire"
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
@@ -51,7 +52,7 @@ func writeError(err error) error {
 	if final := hopeless(err); final != nil {
 		return final
 	}
-	if notSent := (*NotSentError)(nil); errors.As(err, &notSent) || saysNotNow(err) {
+	if notSent := (*etcdwire.NotSentError)(nil); errors.As(err, &notSent) || saysNotNow(err) {
 		return notApplied(err)
 	}
 	return pool.Refuse(pool.ReasonOutcomeUnknown, "the store did not say whether the write was applied").Because(rpctypes.Error(err))

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/rotatord/rotatord/internal/etcdwire"
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
@@ -60,7 +61,7 @@ func TestWhatTheErrorOfAWriteMeans(t *testing.T) {
 			}
 			err := c.err
 			if surelyNotSent {
-				err = &NotSentError{rpctypes.Error(err)}
+				err = &etcdwire.NotSentError{Err: rpctypes.Error(err)}
 			}
 			if got := meaning(writeError(err)); got != want {
 				t.Errorf("writeError(%v, surelyNotSent=%v) means %s, want %s", c.err, surelyNotSent, got, want)

@@ -57,20 +57,11 @@ type answer struct {
 	err  error
 }
 
-// NotSentError is the error of a transaction that did not leave this process: it was surely not applied.
-type NotSentError struct{ Err error }
-
-// Error implements error.
-func (e *NotSentError) Error() string { return "not sent: " + e.Err.Error() }
-
-// Unwrap is the reason.
-func (e *NotSentError) Unwrap() error { return e.Err }
-
 // Commit sends a transaction once and waits for its answer, or until ctx ends. A member without a leader answers at
-// once instead of holding the call. Its errors are etcd's, those of ctx, or a *NotSentError.
+// once instead of holding the call. Its errors are etcd's, those of ctx, or a *etcdwire.NotSentError.
 func (c *Committer) Commit(ctx context.Context, t *etcdwire.Txn) (*etcdwire.Response, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, &NotSentError{err}
+		return nil, &etcdwire.NotSentError{Err: err}
 	}
 	if until, bounded := ctx.Deadline(); !bounded || time.Until(until) > c.giveUp {
 		var cancel context.CancelFunc
@@ -90,7 +81,7 @@ func (c *Committer) Commit(ctx context.Context, t *etcdwire.Txn) (*etcdwire.Resp
 	case <-ctx.Done():
 	}
 	if c.withdraw(e) {
-		return nil, &NotSentError{ctx.Err()}
+		return nil, &etcdwire.NotSentError{Err: ctx.Err()}
 	}
 	select {
 	case a := <-e.done: // both: the answer is worth more
@@ -265,7 +256,7 @@ func (c *Committer) send(ctx context.Context, txns ...*etcdwire.Txn) ([]etcdwire
 		return resps, nil
 	}
 	if err = rpctypes.Error(err); sending.surelyNotSent() {
-		return nil, &NotSentError{err}
+		return nil, &etcdwire.NotSentError{Err: err}
 	}
 	return nil, err
 }

@@ -209,7 +209,7 @@ func TestGroupsOfUnknownOutcome(t *testing.T) {
 	r.barrier.lose.Store(true)
 	r.together(10, func(i int) {
 		_, err := r.create(context.Background(), fmt.Sprint("k", i), "v", 0)
-		if notSent := (*NotSentError)(nil); err == nil || errors.As(err, &notSent) {
+		if notSent := (*etcdwire.NotSentError)(nil); err == nil || errors.As(err, &notSent) {
 			t.Errorf("the lost answer is told as %v", err)
 		}
 	})
@@ -227,11 +227,61 @@ func TestWithdrawnFromTheGroup(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
 	_, err := r.create(ctx, "k", "v", 0)
-	if notSent := (*NotSentError)(nil); !errors.As(err, &notSent) {
+	if notSent := (*etcdwire.NotSentError)(nil); !errors.As(err, &notSent) {
 		t.Errorf("withdrawn in time: %v", err)
 	}
 	open()
 	if r.value("k") != "" {
 		t.Error("what was withdrawn was made")
+	}
+}
+
+// Transactions with another one for the case that they are lost share groups too, and each of the two gets its own answer.
+// What goes wrong in the part that is not done is nobody's error.
+func TestGroupsOfTransactionsWithAnElse(t *testing.T) {
+	r := newGroupRig(t, &barrier{pass: make(chan struct{})})
+	const n = 40
+	for i := 0; i < n; i += 2 {
+		if _, err := r.client.Put(r.Context(), fmt.Sprint("k", i), "there before"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var locked atomic.Int64
+	r.together(n, func(i int) {
+		var lease int64
+		if i == 7 || i == 8 { // the first is made, and has no use for it
+			lease = 4711 // there is none
+		}
+		lock := new(etcdwire.Txn)
+		name := fmt.Appendf(nil, "lock%d", i%20) // two want each, but for one
+		if i == 8 {
+			name = []byte("its own lock")
+		}
+		lock.If(etcdwire.Compare{Key: name, Created: true})
+		lock.Put(name, fmt.Append(nil, i), lease)
+		txn := new(etcdwire.Txn)
+		txn.If(etcdwire.Compare{Key: fmt.Append(nil, "k", i), Created: true})
+		txn.Put(fmt.Append(nil, "k", i), []byte("mine"), 0)
+		txn.ElseGet(fmt.Append(nil, "k", i))
+		txn.Else(lock)
+		resp, err := r.committer.Commit(context.Background(), txn)
+		switch {
+		case i == 8:
+			if !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+				t.Errorf("a lock without its lease: %v, %v", resp, err)
+			}
+		case err != nil:
+			t.Errorf("k%d: %v", i, err)
+		case resp.Succeeded != (i%2 == 1) || resp.Succeeded != (len(resp.Nested) == 0):
+			t.Errorf("k%d: %+v", i, resp)
+		case !resp.Succeeded && resp.Nested[0].Succeeded:
+			locked.Add(1)
+			if got := r.value(string(name)); got != fmt.Sprint(i) {
+				t.Errorf("%s was taken for k%d, and is %s's", name, i, got)
+			}
+		}
+	})
+	if locked.Load() != 10 { // of twenty those with an even number
+		t.Errorf("%d locks were taken, want 10", locked.Load())
 	}
 }

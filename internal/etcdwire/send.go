@@ -22,29 +22,37 @@ type Response struct {
 	Revision  int64
 	Succeeded bool                // the compares held
 	Reads     []*pb.RangeResponse // the answers to the reads of the branch that was taken, in their order
+	Nested    []Response          // and to the transactions in it
 }
 
 // Send sends transactions in one call, once, and returns their answers in the same order. Its errors are those of gRPC.
 // The transactions must not change any more, also after it has returned.
 func Send(ctx context.Context, conn grpc.ClientConnInterface, txns ...*Txn) ([]Response, error) {
-	var got answer
+	var got Response
 	err := conn.Invoke(ctx, pb.KV_Txn_FullMethodName, &Request{txns}, &got, grpc.StaticMethod(), grpc.ForceCodecV2(codec{}))
 	if err != nil {
 		return nil, err
 	}
 	if len(txns) == 1 {
-		return []Response{got.Response}, nil
+		return []Response{got}, nil
 	}
-	if len(got.nested) != len(txns) {
-		return nil, fmt.Errorf("etcd answered %d of %d nested transactions", len(got.nested), len(txns))
+	if len(got.Nested) != len(txns) {
+		return nil, fmt.Errorf("etcd answered %d of %d nested transactions", len(got.Nested), len(txns))
 	}
-	responses := make([]Response, len(txns))
-	for i, n := range got.nested {
-		n.Revision = got.Revision // only the outer one says it
-		responses[i] = n.Response
+	for i := range got.Nested {
+		got.Nested[i].Revision = got.Revision // only the outermost says it
 	}
-	return responses, nil
+	return got.Nested, nil
 }
+
+// NotSentError is the error of a transaction that did not leave this process: it was surely not applied.
+type NotSentError struct{ Err error }
+
+// Error implements error.
+func (e *NotSentError) Error() string { return "not sent: " + e.Err.Error() }
+
+// Unwrap is the reason.
+func (e *NotSentError) Unwrap() error { return e.Err }
 
 // Proto is the request as etcd's message, for who wants to look at it.
 func (r *Request) Proto() (*pb.TxnRequest, error) {
@@ -83,20 +91,14 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 
 // Unmarshal implements encoding.CodecV2.
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	a, ok := v.(*answer)
+	r, ok := v.(*Response)
 	if !ok {
 		return fmt.Errorf("etcdwire does not read a %T", v)
 	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
-	*a = answer{}
-	return a.read(buf.ReadOnlyData())
-}
-
-// answer is a TxnResponse, as far as it is of interest.
-type answer struct {
-	Response
-	nested []answer
+	*r = Response{}
+	return r.read(buf.ReadOnlyData())
 }
 
 // The fields of etcd's messages.
@@ -106,44 +108,44 @@ const (
 	headerRevision protowire.Number = 3 // ResponseHeader
 )
 
-// read keeps nothing of b. What is of another type than in etcd's messages is passed over, as protobuf does.
-func (a *answer) read(b []byte) error {
+// read reads a TxnResponse, as far as it is of interest, and keeps nothing of b. What is of another type than in etcd's messages is passed over, as protobuf does.
+func (r *Response) read(b []byte) error {
 	var f field
 	return fields(b, &f, func() error {
 		switch {
 		case f.is(responseHeader, protowire.BytesType):
-			return a.readHeader(f.bytes)
+			return r.readHeader(f.bytes)
 		case f.is(responseSucceeded, protowire.VarintType):
-			a.Succeeded = f.n != 0
+			r.Succeeded = f.n != 0
 		case f.is(responseResponses, protowire.BytesType):
-			return a.readOp(f.bytes)
+			return r.readOp(f.bytes)
 		}
 		return nil
 	})
 }
 
-func (a *answer) readHeader(b []byte) error {
+func (r *Response) readHeader(b []byte) error {
 	var f field
 	return fields(b, &f, func() error {
 		if f.is(headerRevision, protowire.VarintType) {
-			a.Revision = int64(f.n)
+			r.Revision = int64(f.n)
 		}
 		return nil
 	})
 }
 
 // readOp reads the answer to one operation; of those that change something there is nothing to read.
-func (a *answer) readOp(b []byte) error {
+func (r *Response) readOp(b []byte) error {
 	var f field
 	return fields(b, &f, func() error {
 		switch {
 		case f.is(opRange, protowire.BytesType):
-			r := new(pb.RangeResponse)
-			a.Reads = append(a.Reads, r)
-			return proto.Unmarshal(f.bytes, r)
+			read := new(pb.RangeResponse)
+			r.Reads = append(r.Reads, read)
+			return proto.Unmarshal(f.bytes, read)
 		case f.is(opTxn, protowire.BytesType):
-			a.nested = append(a.nested, answer{})
-			return a.nested[len(a.nested)-1].read(f.bytes)
+			r.Nested = append(r.Nested, Response{})
+			return r.Nested[len(r.Nested)-1].read(f.bytes)
 		}
 		return nil
 	})

@@ -43,6 +43,7 @@ type Txn struct {
 	wire                       []byte // fields of a TxnRequest; in protobuf those of one number may be between those of others
 	touched                    []Touch
 	compares, success, failure int
+	nested                     int // operations of the largest one in Else
 	twice                      string
 }
 
@@ -105,6 +106,17 @@ func (t *Txn) ElseGet(key []byte) {
 	t.get(txnFailure, key)
 }
 
+// Else has another transaction decided, by its own compares, if one of the compares does not hold. It is copied.
+func (t *Txn) Else(other *Txn) {
+	t.failure++
+	t.nested = max(t.nested, other.Ops())
+	t.touched = append(t.touched, other.touched...)
+	if t.twice == "" {
+		t.twice = other.twice
+	}
+	t.wire = append(appendOp(t.wire, txnFailure, opTxn, len(other.wire)), other.wire...)
+}
+
 func (t *Txn) get(branch protowire.Number, key []byte) {
 	t.touch(key, false)
 	t.wire = appendBytes(appendOp(t.wire, branch, opRange, sizeBytes(len(key))), opKey, key)
@@ -127,8 +139,9 @@ func (t *Txn) touch(key []byte, changes bool) {
 // Touched is what it does with keys, each as often as it is named.
 func (t *Txn) Touched() []Touch { return t.touched }
 
-// Ops is how many compares it has, or operations in one branch, whichever is most.
-func (t *Txn) Ops() int { return max(t.compares, t.success, t.failure) }
+// Ops is how many compares it has, or operations in one branch, whichever is most, and with one in Else those of that too:
+// so etcd counts against its limit.
+func (t *Txn) Ops() int { return max(t.compares, t.success, t.failure) + t.nested }
 
 // Size is how many bytes are sent.
 func (t *Txn) Size() int { return len(t.wire) }

@@ -15,8 +15,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// random makes a transaction, and the same as etcd's message.
-func random(r *rand.Rand) (*Txn, *pb.TxnRequest) {
+// random makes a transaction, and the same as etcd's message, with at most so many in each other.
+func random(r *rand.Rand, deep int) (*Txn, *pb.TxnRequest) {
 	text := func(most int) []byte {
 		b := make([]byte, r.IntN(most))
 		for i := range b {
@@ -33,7 +33,7 @@ func random(r *rand.Rand) (*Txn, *pb.TxnRequest) {
 	t, m := New(r.IntN(10), r.IntN(100)), new(pb.TxnRequest)
 	for range r.IntN(30) {
 		key := append([]byte(fmt.Sprint(r.Uint64())), text(300)...)
-		switch r.IntN(5) {
+		switch r.IntN(6) {
 		case 0:
 			c := Compare{Key: key, Created: r.IntN(2) == 0, Revision: number()}
 			t.If(c)
@@ -55,9 +55,25 @@ func random(r *rand.Rand) (*Txn, *pb.TxnRequest) {
 		case 4:
 			t.ElseGet(key)
 			m.Failure = append(m.Failure, get(key))
+		case 5:
+			if deep > 1 {
+				other, own := random(r, deep-1)
+				t.Else(other)
+				m.Failure = append(m.Failure, &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: own}})
+			}
 		}
 	}
 	return t, m
+}
+
+// opsOf is what etcd counts against its limit.
+func opsOf(m *pb.TxnRequest) (ops int) {
+	for _, op := range m.Failure {
+		if txn := op.GetRequestTxn(); txn != nil {
+			ops = max(ops, opsOf(txn))
+		}
+	}
+	return ops + max(len(m.Compare), len(m.Success), len(m.Failure))
 }
 
 func TestRequestsAreEtcdsMessages(t *testing.T) {
@@ -66,8 +82,8 @@ func TestRequestsAreEtcdsMessages(t *testing.T) {
 		txns, want := make([]*Txn, 1+r.IntN(4)), new(pb.TxnRequest)
 		for i := range txns {
 			var own *pb.TxnRequest
-			txns[i], own = random(r)
-			if most := max(len(own.Compare), len(own.Success), len(own.Failure)); txns[i].Ops() != most {
+			txns[i], own = random(r, 3)
+			if most := opsOf(own); txns[i].Ops() != most {
 				t.Fatalf("Ops() = %d for %d", txns[i].Ops(), most)
 			}
 			if len(txns) == 1 {
@@ -97,9 +113,12 @@ func TestTouched(t *testing.T) {
 	txn.Delete([]byte("b"))
 	txn.Get([]byte("b"))
 	txn.ElseGet([]byte("a"))
+	var other Txn
+	other.Put([]byte("b"), nil, 0)
+	txn.Else(&other)
 	got := txn.Touched()
 	a, b := got[0].Key, got[2].Key
-	if diff := cmp.Diff([]Touch{{a, false}, {a, true}, {b, true}, {b, false}, {a, false}}, got); diff != "" || a == b {
+	if diff := cmp.Diff([]Touch{{a, false}, {a, true}, {b, true}, {b, false}, {a, false}, {b, true}}, got); diff != "" || a == b {
 		t.Errorf("a is %x, b %x; -want +got:\n%s", a, b, diff)
 	}
 }
@@ -153,23 +172,23 @@ func response(r *rand.Rand, nested bool) *pb.TxnResponse {
 }
 
 // answerOf is what should be read of an answer.
-func answerOf(m *pb.TxnResponse) answer {
-	a := answer{Response: Response{Revision: m.GetHeader().GetRevision(), Succeeded: m.Succeeded}}
+func answerOf(m *pb.TxnResponse) Response {
+	a := Response{Revision: m.GetHeader().GetRevision(), Succeeded: m.Succeeded}
 	for _, op := range m.Responses {
 		if get := op.GetResponseRange(); get != nil {
 			a.Reads = append(a.Reads, get)
 		}
 		if txn := op.GetResponseTxn(); txn != nil {
-			a.nested = append(a.nested, answerOf(txn))
+			a.Nested = append(a.Nested, answerOf(txn))
 		}
 	}
 	return a
 }
 
-func sameAnswers(a, b answer) bool {
+func sameAnswers(a, b Response) bool {
 	return a.Revision == b.Revision && a.Succeeded == b.Succeeded &&
 		slices.EqualFunc(a.Reads, b.Reads, func(x, y *pb.RangeResponse) bool { return proto.Equal(x, y) }) &&
-		slices.EqualFunc(a.nested, b.nested, sameAnswers)
+		slices.EqualFunc(a.Nested, b.Nested, sameAnswers)
 }
 
 func TestAnswersAreEtcdsMessages(t *testing.T) {
@@ -181,7 +200,7 @@ func TestAnswersAreEtcdsMessages(t *testing.T) {
 			t.Fatal(err)
 		}
 		half := len(wire) / 2
-		var got answer
+		var got Response
 		if err := (codec{}).Unmarshal(mem.BufferSlice{mem.SliceBuffer(wire[:half]), mem.SliceBuffer(wire[half:])}, &got); err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +222,7 @@ func FuzzAnswer(f *testing.F) {
 		f.Add(wire)
 	}
 	f.Fuzz(func(t *testing.T, wire []byte) {
-		var got answer
+		var got Response
 		err := got.read(wire)
 		m := new(pb.TxnResponse)
 		if proto.Unmarshal(wire, m) == nil && err != nil {
