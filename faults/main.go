@@ -53,6 +53,7 @@ type options struct {
 	traffic  int64
 	ttl      time.Duration
 	slack    time.Duration
+	recheck  string
 }
 
 func parse(args []string, stderr io.Writer) (o options, err error) {
@@ -72,6 +73,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	f.Int64Var(&o.traffic, "traffic", 50, "calls that must succeed between two faults")
 	f.DurationVar(&o.ttl, "session-ttl", 3*time.Second, "--session-ttl of the replicas")
 	f.DurationVar(&o.slack, "slack", 1500*time.Millisecond, "what bounds on time are widened by: one machine runs the whole cluster, and maybe more")
+	f.StringVar(&o.recheck, "recheck", "", "directory that a run has kept: check what was recorded again, and do nothing else")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -106,6 +108,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case err != nil:
 		fmt.Fprintln(stderr, "faults:", err)
 		return exitFailed
+	}
+	if o.recheck != "" {
+		return o.again(stdout, stderr)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

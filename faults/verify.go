@@ -20,6 +20,9 @@ func (p *part) verify() error {
 	if err != nil {
 		return err
 	}
+	if err := p.keepInput(*input); err != nil {
+		return err
+	}
 	report := check.Run(*input)
 	p.Stats = report.Stats
 	p.Figures.Rotations = report.Stats.Rotations
@@ -95,7 +98,7 @@ func (p *part) quorumLoss(kind string) bool {
 
 // searched are the files that no secret may be in: logs, metrics, and what etcd writes.
 func (p *part) searched() (files []string, err error) {
-	own := []string{"history.jsonl", "revisions.jsonl", "check.json"}
+	own := []string{"history.jsonl", "revisions.jsonl", "check.json", inputFile}
 	err = filepath.WalkDir(p.dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() && !slices.Contains(own, d.Name()) {
 			files = append(files, path)

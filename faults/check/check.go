@@ -45,10 +45,10 @@ type Input struct {
 	Recorder  []string            // what the recorder complained about
 	Faults    []Fault
 	// QuorumLoss says which kinds of faults leave callers without a quorum. Default: those that begin with "quorum".
-	QuorumLoss func(kind string) bool
-	Single     bool      // there is one replica: callers may find nobody to refuse them
-	Held       []Hold    // locks whose holders stood still with them
-	Healed     time.Time // no fault since; zero: there was none at all
+	QuorumLoss func(kind string) bool `json:"-"`
+	Single     bool                   // there is one replica: callers may find nobody to refuse them
+	Held       []Hold                 // locks whose holders stood still with them
+	Healed     time.Time              // no fault since; zero: there was none at all
 
 	Upstream []Deed    // in their order, if there was one
 	Minted   []string  // secrets that it was asked for: they may be nowhere

@@ -143,12 +143,20 @@ func answer(kind, outcome, id, request, by string, generation, revision int64) h
 	}
 }
 
-// rotated is a good run: two callers, one rotation.
-func rotated() (s *story, generation int64) {
+// rotated is a good run: two callers, one rotation under the lock.
+func rotated() (s *story, generation int64) { return rotatedWith(true) }
+
+// rotatedWith is a good run, in which the lock was written before the commit or was found free by it.
+func rotatedWith(lock bool) (s *story, generation int64) {
 	s = newStory()
 	generation = s.pool()
-	s.lock("a0", "r0")
+	if lock {
+		s.lock("a0", "r0")
+	}
 	s.rev(rotation("R", "a0", "b0", "a0", "q1", generation)...)
+	if !lock {
+		s.drop("locks/p/a0")
+	}
 	s.op(answer(history.Rotate, history.Rotated, "R", "q1", "q1", generation, s.at))
 	s.op(answer(history.Rotate, history.AlreadyRotated, "R", "q2", "q1", generation, s.at))
 	s.op(history.Op{Kind: history.GetKeys, Revision: s.at, Keys: []history.Key{{ID: "b0", Slot: "a0", Generation: s.at, Priority: 1, SecretRight: true}}})
@@ -186,7 +194,13 @@ func (s *story) drop(key string) {
 }
 
 func TestGoodRun(t *testing.T) {
-	s, _ := rotated()
+	for name, lock := range map[string]bool{"the lock before the commit": true, "the lock with the commit": false} {
+		t.Run(name, func(t *testing.T) { goodRun(t, lock) })
+	}
+}
+
+func goodRun(t *testing.T, lock bool) {
+	s, _ := rotatedWith(lock)
 	s.rev(put("locks/p/b0", `{"holder":"r1"}`))
 	s.rev(del("locks/p/b0"))
 	s.op(history.Op{Kind: history.GetKey, Key: "a0", Revision: s.at, Current: &history.Key{ID: "a0", Home: "RETIRED", Slot: "a0", Generation: s.in.Ops[4].Generation, Status: "UNSPECIFIED", Revision: s.in.Ops[4].Revision}})
@@ -298,7 +312,7 @@ func TestViolations(t *testing.T) {
 		{"rotated while paused", "pause", func(s *story, g int64) { s.change("pools/p", `{}`, `{"paused":true}`) }},
 		{"rotated while disabled", "disabled", func(s *story, g int64) { s.change("active/p/a0", "HEALTHY", "DISABLED") }},
 		{"committed by who does not hold the lock", "fence", func(s *story, g int64) { s.change("locks/p/a0", "r0", "r1") }},
-		{"committed without the lock", "fence", func(s *story, g int64) { s.drop("locks/p/a0"); s.drop("locks/p/a0") }},
+		{"the lock left behind by its holder", "fence", func(s *story, g int64) { s.drop("locks/p/a0") }},
 		{"a lock released for a frozen holder", "release", func(s *story, g int64) {
 			s.in.Faults = []check.Fault{{Kind: "replica-stop", Target: "r1", Start: s.in.Epoch.Add(s.time), End: s.in.Epoch.Add(time.Minute)}}
 			s.lock("b0", "r1")
@@ -473,6 +487,24 @@ func TestWhoStandsStillMayTakeAnotherLock(t *testing.T) {
 			r.Write(os.Stderr)
 			t.Errorf("%s is released: held to be somebody else's doing: %v", name, released)
 		}
+	}
+}
+
+// History: faults -seed 20261205, pool outages, key k19. A replica died with a lock and came back at once. While it stood
+// still in its new life the lock went with the lease of the old one.
+func TestLockOfAFormerLife(t *testing.T) {
+	s, _ := rotated()
+	s.rev(put("replicas/r1", `{}`))
+	s.lock("b0", "r1")
+	again := put("replicas/r1", `{}`)
+	again.Lease = 8
+	s.rev(again)
+	s.in.Faults = []check.Fault{{Kind: "replica-stop", Target: "r1", Start: s.in.Epoch.Add(s.time), End: s.in.Epoch.Add(time.Minute)}}
+	s.time += 2 * time.Second
+	s.rev(del("locks/p/b0"))
+	if r := check.Run(s.in); !r.OK() {
+		r.Write(os.Stderr)
+		t.Error("a lock that went with its lease is held to be released by somebody else")
 	}
 }
 

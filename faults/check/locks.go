@@ -31,8 +31,12 @@ const lockGrace = 3 * time.Second
 // seenNow is when this revision arrived; it is the next to be added to what was seen.
 func (s *step) seenNow() int64 { return s.since(s.Recording[len(s.world.revs)].Seen) }
 
-// sessionEnded reports whether a lock went with the lease behind it, which takes the replica's own record along.
+// sessionEnded reports whether a lock went with the lease behind it, which takes the replica's own record along. One that a
+// former life of the holder took goes with that one's lease, while the record is under another by then.
 func (s *step) sessionEnded(lock *record) bool {
+	if own := s.was("replicas/" + lock.Holder); own != nil && own.lease != lock.lease {
+		return true
+	}
 	return slices.ContainsFunc(s.changed["replicas"], func(id string) bool {
 		was := s.before["replicas/"+strings.TrimSuffix(id, "/")]
 		return was != nil && was.lease == lock.lease && s.is("replicas/"+strings.TrimSuffix(id, "/")) == nil

@@ -452,8 +452,8 @@ func (s *step) chain(rot *rotation) {
 	s.world.last[slot] = rot
 }
 
-// allowed: neither a pause of the pool nor an operator's hand on the key is passed over. The latter rests on the fence:
-// a rotation compares the life of the key and not its status.
+// allowed: neither a pause of the pool nor an operator's hand on the key is passed over. The latter rests on the fence of
+// those that hold the lock: they compare the life of the key and not its status.
 func (s *step) allowed(key string, a *record) {
 	pool, _, _ := strings.Cut(key, "/")
 	if p := s.was("pools/" + pool); p == nil || p.Paused || p.Deleting {
@@ -467,16 +467,14 @@ func (s *step) allowed(key string, a *record) {
 // locked reports whether the lock locks in this run. One that was replaced is never given back either.
 func (in *Input) locked() bool { return in.Locks == "" || in.Locks == "normal" }
 
-// fenced: with a lock that locks, only its holder commits.
+// fenced: with a lock that locks, only its holder commits, or who finds it free: then the commit was made with the campaign.
 func (s *step) fenced(key string, events []event) {
 	if !s.locked() || len(events) != 1 {
 		return
 	}
 	lock, writer := s.was("locks/"+key), strings.TrimPrefix(events[0].Source, "rotatord/")
 	switch {
-	case lock == nil:
-		s.violate("fence", key, "%s commits without the lock", writer)
-	case lock.Holder != writer:
+	case lock != nil && lock.Holder != writer:
 		s.violate("fence", key, "%s commits while %s holds the lock", writer, lock.Holder)
 	case s.is("locks/"+key) != nil:
 		s.violate("fence", key, "the lock is still there after the commit of %s", writer)
