@@ -18,6 +18,7 @@ type mutant struct {
 const (
 	commitGo = "internal/pool/commit.go"
 	rotateGo = "internal/pool/rotate.go"
+	termGo   = "internal/pool/term.go"
 	decideGo = "internal/pool/decide.go"
 	keysGo   = "internal/pool/admin_keys.go"
 	removeGo = "internal/pool/admin_remove.go"
@@ -37,9 +38,9 @@ const (
 // uncompared leaves out the compares of transitions for which a condition on t and g holds. They are still read when the
 // transaction is lost, because decisions rest on that.
 func uncompared(condition string) edit {
-	return edit{storeGo, `	s.guard(req.txn, t.If)`, `	for _, g := range t.If {
+	return edit{storeGo, `	s.guard(req.Txn, t.If)`, `	for _, g := range t.If {
 		if t.Event == nil || !(` + condition + `) {
-			s.guard(req.txn, []pool.Guard{g})
+			s.guard(req.Txn, []pool.Guard{g})
 		}
 	}`}
 }
@@ -67,13 +68,17 @@ var mutants = []mutant{
 	{
 		name: "fence by create revision", spoil: "stalls",
 		faults: "pause-locked,pause-read,pause-send",
-		edits:  []edit{{rotateGo, `txn.If = append(txn.If, Unchanged(ref, t.Fence))`, `txn.If = append(txn.If, Guard{ref, Created, t.Fence})`}},
+		edits:  []edit{{termGo, `txn.If = append(txn.If, Unchanged(ref, t.Fence))`, `txn.If = append(txn.If, Guard{ref, Created, t.Fence})`}},
+	},
+	{
+		name: "key not compared by a campaign with its commit", spoil: "late key.rotated",
+		edits: []edit{{termGo, `		return Same(a)`, `		return LifeIs(a.Life())`}},
 	},
 	{
 		name: "Succeeded=false read as lost", spoil: "lost",
 		faults: "answers",
-		edits: []edit{{storeGo, `	if req.event {
-		if kvs :=`, `	if req.event && len(t.Put) == 0 {
+		edits: []edit{{storeGo, `	if r.event {
+		if kvs :=`, `	if r.event && len(r.refs) == 0 {
 		if kvs :=`}},
 	},
 	{

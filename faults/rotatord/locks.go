@@ -4,21 +4,30 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/rotatord/rotatord/faults/first"
 	"github.com/rotatord/rotatord/internal/app"
 	"github.com/rotatord/rotatord/internal/pool"
 )
 
-// loosen replaces the lock by one that does not lock: safety must not need it.
-func loosen(s *app.Seams, mode string) error {
+// lock says how the lock is used. Normally every other rotation has it written before its commit, as all would have it if
+// somebody else had it first; and it can be replaced by one that does not lock: safety must not need it.
+func lock(s *app.Seams, mode string) error {
 	campaigns := map[string]campaign{"off": switchedOff, "always-yes": alwaysYes}
 	c := campaigns[mode]
 	switch {
-	case mode == "" || mode == "normal":
+	case mode == "":
+		return nil
+	case mode == "normal":
+		s.CampaignFirst = first.EveryOther()
+		return nil
+	case mode == "apart":
+		s.CampaignFirst = first.Always
 		return nil
 	case c == nil:
-		return fmt.Errorf("%s is %q, neither normal nor off nor always-yes", envLock, mode)
+		return fmt.Errorf("%s is %q, none of normal, apart, off and always-yes", envLock, mode)
 	}
 	loose := &looseLocks{campaign: c}
+	s.CampaignFirst = first.Always
 	s.Store = func(store pool.Store) pool.Store { loose.store = store; return store }
 	s.Locks = func(inner pool.Locks) pool.Locks { loose.Locks = inner; return loose }
 	return nil

@@ -2,7 +2,8 @@
 // from outside.
 //
 // FAULTS_CONTROL names a unix socket on which it can be told to crash or to pause at a step of a rotation or of a phase.
-// FAULTS_LOCK replaces the lock: "off" takes and fences nothing, "always-yes" grants every campaign. FAULTS_PHASES=short
+// FAULTS_LOCK says how the lock is used: with "normal" every other rotation has it written before its commit, with "apart"
+// each; "off" takes and fences nothing, "always-yes" grants every campaign. FAULTS_PHASES=short
 // makes phases hurry. The shipped binary has none of this; without the variables this one behaves like it.
 package main
 
@@ -87,6 +88,6 @@ func seams(log *slog.Logger) (s app.Seams, err error) {
 			c.Steps = t.passPhase
 		}
 	}
-	err = loosen(&s, os.Getenv(envLock))
+	err = lock(&s, os.Getenv(envLock))
 	return s, err
 }

@@ -26,44 +26,47 @@ import (
 // has its own outcome there.
 func TestHolderDiesAtEachStep(t *testing.T) {
 	for _, step := range []pool.Step{stepCampaign, stepLocked, stepRead, stepSend, stepCommit, stepAnswer} {
-		t.Run(string(step), func(t *testing.T) {
-			steps := newGate(step)
-			c := newCluster(t, 2, steps.seams)
-			t.Cleanup(steps.open)
-			c.pool("p", 3, 3)
-			req := c.request("p", "a0")
-			req.RequestId = "of-the-dead"
-			go func() { _, _ = c.replicas[0].rot.RotateKey(context.Background(), req) }()
-			steps.await(t)
-
-			other := c.request("p", "a0")
-			other.RequestId = "of-the-living"
-			began := time.Now()
-			resp, err := c.rotateUntilAnswered(&v1.RotateKeyRequest{Pool: "p", KeyId: "a0", Generation: req.Generation, Trigger: v1.Trigger_TRIGGER_POOL, RequestId: "of-the-living"}, c.replicas[1])
-			if err != nil {
-				t.Fatal(err)
-			}
-			if took := time.Since(began); took > 10*time.Second {
-				t.Errorf("the other replica answered after %v", took)
-			}
-			again, err := c.rotateUntilAnswered(req, c.replicas[1])
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.want("rotation of the repeated request", again.Rotation.Id, resp.Rotation.Id)
-			committed := step == stepCommit || step == stepAnswer
-			c.want("the dead replica's request is on record", resp.Rotation.RequestId == "of-the-dead", committed)
-			c.want("its outcome is ROTATED", again.Outcome == v1.Outcome_OUTCOME_ROTATED, committed)
-			c.want("rotations", len(c.settled().Rotations()), 1)
-			c.want("stock", c.count("backup", "p"), 2)
-		})
+		t.Run(string(step), func(t *testing.T) { holderDies(t, newGate(step, true)) })
+		if step != stepLocked && step != stepCampaign {
+			t.Run(string(step)+" with the campaign", func(t *testing.T) { holderDies(t, newGate(step, false)) })
+		}
 	}
 }
 
+func holderDies(t *testing.T, steps *gate) {
+	c := newCluster(t, 2, steps.seams)
+	t.Cleanup(steps.open)
+	c.pool("p", 3, 3)
+	req := c.request("p", "a0")
+	req.RequestId = "of-the-dead"
+	go func() { _, _ = c.replicas[0].rot.RotateKey(context.Background(), req) }()
+	steps.await(t)
+
+	other := c.request("p", "a0")
+	other.RequestId = "of-the-living"
+	began := time.Now()
+	resp, err := c.rotateUntilAnswered(&v1.RotateKeyRequest{Pool: "p", KeyId: "a0", Generation: req.Generation, Trigger: v1.Trigger_TRIGGER_POOL, RequestId: "of-the-living"}, c.replicas[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the other replica answered after %v", took)
+	}
+	again, err := c.rotateUntilAnswered(req, c.replicas[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.want("rotation of the repeated request", again.Rotation.Id, resp.Rotation.Id)
+	committed := steps.step == stepCommit || steps.step == stepAnswer
+	c.want("the dead replica's request is on record", resp.Rotation.RequestId == "of-the-dead", committed)
+	c.want("its outcome is ROTATED", again.Outcome == v1.Outcome_OUTCOME_ROTATED, committed)
+	c.want("rotations", len(c.settled().Rotations()), 1)
+	c.want("stock", c.count("backup", "p"), 2)
+}
+
 // stalled is a replica whose first rotation stops at a step, with everything it needs to go on later.
-func stalled(t *testing.T, step pool.Step) (*cluster, *gate, <-chan error) {
+func stalled(t *testing.T, steps *gate) (*cluster, <-chan error) {
 	t.Helper()
-	steps := newGate(step)
 	c := newCluster(t, 2, steps.seams)
 	t.Cleanup(steps.open)
 	c.pool("p", 3, 3)
@@ -75,7 +78,7 @@ func stalled(t *testing.T, step pool.Step) (*cluster, *gate, <-chan error) {
 		done <- err
 	}()
 	steps.await(t)
-	return c, steps, done
+	return c, done
 }
 
 // wakes lets the stalled replica go on and waits until it has given up what it was doing.
@@ -92,14 +95,17 @@ func (c *cluster) wakes(steps *gate, done <-chan error) {
 
 // A holder stands still with all that it has read, or with a commit that is made up. What others do meanwhile is not undone.
 func TestPausedHolderIsFencedOut(t *testing.T) {
-	for _, step := range []pool.Step{stepRead, stepSend} {
-		t.Run(string(step), func(t *testing.T) { pausedHolder(t, step) })
+	for way, apart := range ways {
+		for _, step := range []pool.Step{stepRead, stepSend} {
+			t.Run(string(step)+", campaign "+way, func(t *testing.T) { pausedHolder(t, step, apart) })
+		}
 	}
 }
 
-func pausedHolder(t *testing.T, step pool.Step) {
+func pausedHolder(t *testing.T, step pool.Step, apart bool) {
 	t.Run("after its lease", func(t *testing.T) {
-		c, steps, done := stalled(t, step)
+		steps := newGate(step, apart)
+		c, done := stalled(t, steps)
 		c.revokeSession("r0")
 		c.rotate(c.replicas[1], c.request2("p", "a0"))
 		c.wakes(steps, done)
@@ -107,7 +113,8 @@ func pausedHolder(t *testing.T, step pool.Step) {
 		c.want("stock", c.count("backup", "p"), 2)
 	})
 	t.Run("after its lock was taken over", func(t *testing.T) {
-		c, steps, done := stalled(t, step)
+		steps := newGate(step, apart)
+		c, done := stalled(t, steps)
 		resp, err := c.rotateUntilAnswered(c.request2("p", "a0"), c.replicas[1])
 		if err != nil {
 			t.Fatal(err)
@@ -117,7 +124,8 @@ func pausedHolder(t *testing.T, step pool.Step) {
 		c.want("rotations", len(c.settled().Rotations()), 1)
 	})
 	t.Run("after a pause of the pool", func(t *testing.T) {
-		c, steps, done := stalled(t, step)
+		steps := newGate(step, apart)
+		c, done := stalled(t, steps)
 		if _, err := c.replicas[1].adm.PausePool(c.ctx(), &v1.PausePoolRequest{Name: "p"}); err != nil {
 			t.Fatal(err)
 		}
@@ -125,7 +133,8 @@ func pausedHolder(t *testing.T, step pool.Step) {
 		c.want("rotations", len(c.settled().Rotations()), 0)
 	})
 	t.Run("after disabling the key", func(t *testing.T) {
-		c, steps, done := stalled(t, step)
+		steps := newGate(step, apart)
+		c, done := stalled(t, steps)
 		if _, err := c.replicas[1].adm.DisableKey(c.ctx(), &v1.DisableKeyRequest{Pool: "p", KeyId: "a0"}); err != nil {
 			t.Fatal(err)
 		}
@@ -133,7 +142,8 @@ func pausedHolder(t *testing.T, step pool.Step) {
 		c.want("rotations", len(c.settled().Rotations()), 0)
 	})
 	t.Run("after removing the key", func(t *testing.T) {
-		c, steps, done := stalled(t, step)
+		steps := newGate(step, apart)
+		c, done := stalled(t, steps)
 		if _, err := c.replicas[1].adm.RemoveKey(c.ctx(), &v1.RemoveKeyRequest{Pool: "p", KeyId: "a0"}); err != nil {
 			t.Fatal(err)
 		}
@@ -143,7 +153,8 @@ func pausedHolder(t *testing.T, step pool.Step) {
 		c.want("stock", c.count("backup", "p"), 3)
 	})
 	t.Run("after the pool was deleted", func(t *testing.T) {
-		c, steps, done := stalled(t, step)
+		steps := newGate(step, apart)
+		c, done := stalled(t, steps)
 		if _, err := c.replicas[1].adm.DeletePool(c.ctx(), &v1.DeletePoolRequest{Name: "p", Force: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +164,8 @@ func pausedHolder(t *testing.T, step pool.Step) {
 		}
 	})
 	t.Run("after its backups were removed", func(t *testing.T) {
-		c, steps, done := stalled(t, step)
+		steps := newGate(step, apart)
+		c, done := stalled(t, steps)
 		for i := range 3 {
 			if _, err := c.replicas[1].adm.RemoveKey(c.ctx(), &v1.RemoveKeyRequest{Pool: "p", KeyId: fmt.Sprintf("b%d", i)}); err != nil {
 				t.Fatal(err)
@@ -233,6 +245,8 @@ func (k *looseLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64, _ po
 
 func (k *looseLocks) Resign(*pool.Term) {}
 
+func always() bool { return true }
+
 // switchedOff wins every campaign without writing anything, and fences nothing.
 func switchedOff(ctx context.Context, _ pool.Locks, store *etcdstore.Store, l pool.Life) (*pool.Term, *pool.State, error) {
 	s, err := store.Read(ctx, pool.LockRef(l.Pool, l.Key), pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool))
@@ -267,7 +281,7 @@ func TestSafetyWithoutTheLock(t *testing.T) {
 			var c *cluster
 			store := sync.OnceValue(func() *etcdstore.Store { return etcdstore.New(c.client, etcdstore.Options{}) })
 			c = newCluster(t, 3, func(int) app.Seams {
-				return app.Seams{Locks: func(inner pool.Locks) pool.Locks {
+				return app.Seams{CampaignFirst: always, Locks: func(inner pool.Locks) pool.Locks {
 					return &looseLocks{Locks: inner, store: store, campaign: campaign}
 				}}
 			})
@@ -396,7 +410,7 @@ func TestEtcdAnswersGoWrong(t *testing.T) {
 func TestGhostLockGoesAway(t *testing.T) {
 	var once atomic.Bool
 	c := newCluster(t, 1, func(int) app.Seams {
-		return app.Seams{DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(
+		return app.Seams{CampaignFirst: always, DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(
 			func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 				err := invoker(ctx, method, req, reply, cc, opts...)
 				if once.Load() && method == "/etcdserverpb.KV/Txn" && err == nil {

@@ -22,14 +22,15 @@ const (
 // gate stops the first rotation that comes to a step, as a paused or dead process would be, until it is opened.
 type gate struct {
 	step    pool.Step
+	apart   bool // the first replica's campaigns are made before their commits
 	reached chan struct{}
 	way     chan struct{}
 	once    sync.Once
 	opened  sync.Once
 }
 
-func newGate(step pool.Step) *gate {
-	return &gate{step: step, reached: make(chan struct{}), way: make(chan struct{})}
+func newGate(step pool.Step, apart bool) *gate {
+	return &gate{step: step, apart: apart, reached: make(chan struct{}), way: make(chan struct{})}
 }
 
 // pass is the hook at each step. It does not look at ctx: a paused process does not either.
@@ -50,8 +51,11 @@ func (g *gate) seams(i int) app.Seams {
 	if i != 0 {
 		return app.Seams{}
 	}
-	return app.Seams{Steps: g.pass, Budget: time.Minute}
+	return app.Seams{Steps: g.pass, Budget: time.Minute, CampaignFirst: func() bool { return g.apart }}
 }
+
+// ways are how a campaign is made, by what a test calls them.
+var ways = map[string]bool{"before the commit": true, "with the commit": false}
 
 func (g *gate) await(t *testing.T) {
 	t.Helper()

@@ -116,7 +116,7 @@ func TestStartFailsClearlyAndLeavesNothing(t *testing.T) {
 
 // A stop finishes calls under way, and gives the session up so that others need not wait for its lease.
 func TestGracefulStop(t *testing.T) {
-	steps := newGate(stepRead)
+	steps := newGate(stepRead, true)
 	c := newCluster(t, 2, steps.seams)
 	t.Cleanup(steps.open)
 	c.pool("p", 1, 1)

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -20,28 +21,31 @@ type locks struct {
 	suspect func(error) // is told what etcd answered to a campaign that failed
 }
 
-// Campaign implements pool.Locks.
-func (k *locks) Campaign(ctx context.Context, l pool.Life, over, seen int64, p pool.Purpose) (*pool.Term, *pool.State, error) {
+// lockFor is a lock of this replica's, and the candidacy for it.
+func (k *locks) lockFor(l pool.Life, stage string, busyUntil time.Time) (pool.Ref, election.Candidacy, error) {
 	lock := &pool.Lock{
-		Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.replica, Campaign: uuid.NewString(),
-		Stage: p.Stage, BusyUntil: p.BusyUntil,
+		Version: pool.Version{Schema: pool.Schema}, Life: l, Holder: k.replica, Campaign: uuid.NewString(), Stage: stage, BusyUntil: busyUntil,
 	}
 	value, err := k.store.Encode(lock)
+	return lock.Ref(), election.Candidacy{Key: k.store.Layout().Key(lock.Ref()), Value: value}, err
+}
+
+// Campaign implements pool.Locks.
+func (k *locks) Campaign(ctx context.Context, l pool.Life, over, seen int64, p pool.Purpose) (*pool.Term, *pool.State, error) {
+	lock, c, err := k.lockFor(l, p.Stage, p.BusyUntil)
 	if err != nil {
 		return nil, nil, err
 	}
 	refs := []pool.Ref{
-		lock.Ref(), // first, as the election wants it
+		lock, // first, as the election wants it
 		pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool),
 	}
 	alive, read := pool.LifeIs(l), refs
 	if seen != 0 { // the caller knows the rest, and it is read if that turns out wrong
 		alive, read = pool.Unchanged(pool.ActiveRef(l.Pool, l.Key), seen), refs[:1]
 	}
-	term, resp, err := k.elector.Campaign(ctx, election.Candidacy{
-		Key: k.store.Layout().Key(lock.Ref()), Value: value, Over: over,
-		If: []etcdwire.Compare{k.store.Compare(alive)}, Read: k.store.Keys(read), Blind: seen != 0,
-	})
+	c.Over, c.If, c.Read, c.Blind = over, []etcdwire.Compare{k.store.Compare(alive)}, k.store.Keys(read), seen != 0
+	term, resp, err := k.elector.Campaign(ctx, c)
 	if err != nil {
 		k.suspect(err)
 		return nil, nil, campaignError(err)
@@ -53,11 +57,50 @@ func (k *locks) Campaign(ctx context.Context, l pool.Life, over, seen int64, p p
 	if term == nil && seen != 0 {
 		state, err = k.store.Read(ctx, refs...)
 	}
-	if term == nil {
-		return nil, state, err
-	}
-	return &pool.Term{Life: l, Fence: term.Fence, Done: term.Done}, state, nil
+	return termOf(l, term), state, err
 }
+
+func termOf(l pool.Life, term *election.Term) *pool.Term {
+	if term == nil {
+		return nil
+	}
+	return &pool.Term{Life: l, Fence: term.Fence, Done: term.Done}
+}
+
+// CampaignWith implements pool.Locks.
+func (k *locks) CampaignWith(ctx context.Context, l pool.Life, t *pool.Txn) (*pool.Result, *pool.Term, error) {
+	_, c, err := k.lockFor(l, pool.StageRotate, time.Time{})
+	if err != nil {
+		return nil, nil, err
+	}
+	commit, err := k.store.Request(t)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.If = []etcdwire.Compare{k.store.Compare(pool.LifeIs(l))}
+	for _, g := range t.If {
+		if g.Ref.Kind == pool.KindPending { // so that a late copy of one that parked the rotation takes no lock
+			c.If = append(c.If, k.store.Compare(g))
+		}
+	}
+	term, resp, err := k.elector.CampaignWith(ctx, c, commit.Txn)
+	switch {
+	case errors.Is(err, election.ErrUnknown):
+		k.suspect(err)
+		return nil, nil, errNotKnown.Because(err)
+	case err != nil:
+		k.suspect(err)
+		return nil, nil, campaignError(err)
+	}
+	res := commit.Result(resp)
+	if res.Applied && term != nil { // it was sent twice on the way, and this is the second answer
+		k.elector.Resign(term)
+		term = nil
+	}
+	return res, termOf(l, term), nil
+}
+
+var errNotKnown = pool.Refuse(pool.ReasonOutcomeUnknown, "etcd did not say in time whether the rotation was made; repeat the call")
 
 // campaignError says what a failed campaign means for a rotation: it was not made, whatever became of the lock.
 func campaignError(err error) error {

@@ -91,7 +91,7 @@ func TestWithoutQuorum(t *testing.T) {
 
 // The wait for etcd ends with the caller's patience, and says whether anything can have happened.
 func TestCallersDeadline(t *testing.T) {
-	steps := newGate(stepRead)
+	steps := newGate(stepRead, true)
 	c := newCluster(t, 1, steps.seams)
 	t.Cleanup(steps.open)
 	c.pool("p", 1, 1)

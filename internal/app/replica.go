@@ -50,6 +50,8 @@ type Seams struct {
 	DialOptions []grpc.DialOption // of the etcd client
 	Budget      time.Duration     // of one rotation
 	Phases      func(*lifecycle.Config)
+
+	CampaignFirst func() bool // see pool.RotatorConfig
 }
 
 // etcdAttempt bounds one call to etcd.
@@ -264,7 +266,7 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 	r.rotator = pool.NewRotator(pool.RotatorConfig{
 		Store: store, Locks: keyLocks, Mirror: r.mirror, Observer: watched, Replica: r.cfg.Name,
 		Sealer: r.keys, Classify: known, Prober: known, Scrub: scrub,
-		Ready: r.Writable, Steps: seams.Steps, Budget: seams.Budget,
+		Ready: r.Writable, Steps: seams.Steps, Budget: seams.Budget, CampaignFirst: seams.CampaignFirst,
 	})
 	r.later(func() error { r.rotator.Close(); return nil })
 	r.admin = pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: r.keys, Replica: r.cfg.Name, Prefix: r.cfg.EtcdPrefix, Observer: watched})

@@ -136,7 +136,7 @@ func TestManyKeysOfOnePoolAtOnce(t *testing.T) {
 }
 
 func TestFirstCallersCancellationDoesNotHurtTheOthers(t *testing.T) {
-	steps := newGate(stepLocked)
+	steps := newGate(stepLocked, true)
 	c := newCluster(t, 1, steps.seams)
 	c.pool("p", 2, 2)
 	req := c.request("p", "a0")

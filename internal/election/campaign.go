@@ -73,6 +73,33 @@ func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *etcdwire.R
 	}
 }
 
+// CampaignWith makes one attempt to get a free lock in one transaction with what the lock is wanted for: if commit's
+// compares hold it is made, and the lock is not written, since its holder would only delete it again. If they do not, the
+// lock is taken, as by Campaign, when it is free and what c says holds. Commit must compare that the lock is free.
+//
+// It sends that once, and returns etcd's answer to it: to commit, with that to the campaign nested in it, and a term if the
+// lock was taken. Errors are those of Campaign; after ErrUnknown commit may have been made, or be made later.
+func (e *Elector) CampaignWith(ctx context.Context, c Candidacy, commit *etcdwire.Txn) (*Term, *etcdwire.Response, error) {
+	session := e.current()
+	if session == nil {
+		return nil, nil, ErrNoSession
+	}
+	commit.Else(c.txn(int64(session.Lease())))
+	resp, err := e.try(ctx, e.cfg.Attempt/3, commit)
+	switch {
+	case err == nil && !resp.Succeeded && len(resp.Nested) == 1 && resp.Nested[0].Succeeded:
+		return &Term{Key: c.Key, Fence: resp.Revision, Done: session.Done()}, resp, nil
+	case err == nil:
+		return nil, resp, nil
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		e.expired(session)
+		return nil, nil, ErrNoSession
+	case refused(err):
+		return nil, nil, fmt.Errorf("campaigning for %s: %w", c.Key, err)
+	}
+	return nil, nil, e.abandon(c, !notSent(err), err)
+}
+
 // try sends the transaction once.
 func (e *Elector) try(ctx context.Context, bound time.Duration, txn *etcdwire.Txn) (*etcdwire.Response, error) {
 	ctx, cancel := context.WithTimeout(ctx, bound)
@@ -171,6 +198,9 @@ func refused(err error) bool {
 
 // notSent reports whether an error says that the transaction was not applied, although it may be when sent again.
 func notSent(err error) bool {
+	if unsent := (*etcdwire.NotSentError)(nil); errors.As(err, &unsent) {
+		return true
+	}
 	for _, e := range []error{rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests, rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty, rpctypes.ErrAuthOldRevision} {
 		if errors.Is(err, e) {
 			return true

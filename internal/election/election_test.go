@@ -224,6 +224,97 @@ func TestTTLIsChecked(t *testing.T) {
 	}
 }
 
+// commit writes a key if nobody holds the lock and something has the revision it is known to have.
+func commit(known int64) *etcdwire.Txn {
+	txn := new(etcdwire.Txn)
+	txn.If(etcdwire.Compare{Key: []byte(lockKey), Created: true})
+	txn.If(etcdwire.Compare{Key: []byte(lifeKey), Revision: known})
+	txn.Put([]byte("/test/done"), []byte("once"), 0)
+	txn.ElseGet([]byte(lifeKey))
+	return txn
+}
+
+func TestCampaignWithACommit(t *testing.T) {
+	client := connect(t, etcdtest.Start(t))
+	put(t, client, lifeKey, "alive")
+	now, err := client.Get(within(t), lifeKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := now.Kvs[0].ModRevision
+	e, _ := elector(t, client)
+	bid := candidacy("mine", 0)
+	bid.Read = nil
+	for _, test := range []struct {
+		name       string
+		known      int64
+		made, lock bool
+	}{
+		{"all is as it is known", known, true, false},
+		{"something is not", known - 1, false, true},
+		{"somebody has the lock", known, false, false}, // of the case before
+		{"both", known - 1, false, false},
+	} {
+		term, resp, err := e.CampaignWith(within(t), bid, commit(test.known))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Succeeded != test.made || (term != nil) != test.lock {
+			t.Errorf("%s: made is %v, the term %+v", test.name, resp.Succeeded, term)
+		}
+		if !test.made && (len(resp.Reads) != 1 || len(resp.Reads[0].Kvs) != 1) {
+			t.Errorf("%s: read %v", test.name, resp.Reads)
+		}
+		if value, rev := lock(t, client); test.lock && (value != "mine" || rev != term.Fence) {
+			t.Errorf("%s: the lock holds %q at %d, the fence is %d", test.name, value, rev, term.Fence)
+		} else if test.made && value != "" {
+			t.Errorf("%s: the lock %q was written", test.name, value)
+		}
+	}
+	put(t, client, overKey, "since now")
+	other := bid
+	other.Key = lockKey + "2"
+	if term, _, err := e.CampaignWith(within(t), other, commit(known-1)); term != nil || err != nil {
+		t.Errorf("the lock of what is over: %+v, %v", term, err)
+	}
+	if resp, err := client.Get(within(t), other.Key); err != nil || len(resp.Kvs) != 0 {
+		t.Errorf("it was written: %v, %v", resp, err)
+	}
+}
+
+// The answer is lost, and with it whether the lock was taken: it is not left behind.
+func TestGhostOfACampaignWithACommit(t *testing.T) {
+	endpoint := etcdtest.Start(t)
+	var sent atomic.Int64
+	back := make(chan struct{})
+	client := connect(t, endpoint, grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if method != "/etcdserverpb.KV/Txn" {
+				return invoker(ctx, method, req, reply, cc, opts...)
+			}
+			if sent.Add(1) > 1 { // what clears up waits
+				<-back
+				return invoker(ctx, method, req, reply, cc, opts...)
+			}
+			if err := invoker(ctx, method, req, reply, cc, opts...); err != nil {
+				return err
+			}
+			return status.Error(codes.Unavailable, "the connection broke")
+		}))
+	other := connect(t, endpoint)
+	put(t, other, lifeKey, "alive")
+	e, _ := elector(t, client)
+	_, _, err := e.CampaignWith(within(t), candidacy("ghost", 0), commit(1))
+	if !errors.Is(err, election.ErrUnknown) {
+		t.Errorf("campaign without an answer: %v, want ErrUnknown", err)
+	}
+	if value, _ := lock(t, other); value != "ghost" {
+		t.Errorf("the lock holds %q: this tests nothing", value)
+	}
+	close(back)
+	eventually(t, "the ghost lock is gone", func() bool { value, _ := lock(t, other); return value == "" })
+}
+
 // spoiler loses the answers of transactions while it is on.
 type spoiler struct {
 	on   atomic.Bool

@@ -39,7 +39,7 @@ func BenchmarkRequest(b *testing.B) {
 	t := rotationTxn()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := s.request(t); err != nil {
+		if _, err := s.Request(t); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -82,9 +82,10 @@ func (s *Store) saw(revision int64) {
 	}
 }
 
-// request is a pool.Txn in etcd's terms.
-type request struct {
-	txn   *etcdwire.Txn
+// Request is a pool.Txn in etcd's terms, for this store.
+type Request struct {
+	Txn   *etcdwire.Txn
+	store *Store
 	refs  []pool.Ref // the guarded ones, each once; they are read if a guard does not hold
 	event bool       // then the event is read last
 }
@@ -94,23 +95,29 @@ type request struct {
 // A crash here leaves all of t or nothing of it. The event's absence is compared too: whatever the guards say, no second
 // copy of t can be applied while its event is kept.
 func (s *Store) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error) {
-	req, err := s.request(t)
+	req, err := s.Request(t)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.commit(ctx, req.txn)
+	resp, err := s.commit(ctx, req.Txn)
 	if err != nil {
 		return nil, err
 	}
+	return req.Result(resp), nil
+}
+
+// Result is what etcd's answer says.
+func (r *Request) Result(resp *etcdwire.Response) *pool.Result {
+	r.store.saw(resp.Revision)
 	if resp.Succeeded {
-		return &pool.Result{Applied: true, Revision: resp.Revision}, nil
+		return &pool.Result{Applied: true, Revision: resp.Revision}
 	}
-	if req.event {
-		if kvs := resp.Reads[len(req.refs)].Kvs; len(kvs) == 1 {
-			return &pool.Result{Applied: true, Revision: kvs[0].ModRevision}, nil
+	if r.event {
+		if kvs := resp.Reads[len(r.refs)].Kvs; len(kvs) == 1 {
+			return &pool.Result{Applied: true, Revision: kvs[0].ModRevision}
 		}
 	}
-	return &pool.Result{State: s.StateOf(req.refs, resp)}, nil
+	return &pool.Result{State: r.store.StateOf(r.refs, resp)}
 }
 
 // commit sends one transaction once.
@@ -134,12 +141,13 @@ const (
 	usualValue = 512 // bytes of a value
 )
 
-func (s *Store) request(t *pool.Txn) (*request, error) {
-	req := &request{refs: guarded(t.If), event: t.Event != nil}
+// Request puts t into etcd's terms. Its errors are for what can never work.
+func (s *Store) Request(t *pool.Txn) (*Request, error) {
+	req := &Request{store: s, refs: guarded(t.If), event: t.Event != nil}
 	ops := len(t.If) + len(req.refs) + len(t.Delete) + len(t.Put) + 3
-	req.txn = etcdwire.New(ops, ops*(len(s.layout.Prefix)+usualKey)+(len(t.Put)+1)*usualValue)
-	s.guard(req.txn, t.If)
-	w := writer{layout: s.layout, txn: req.txn, schema: s.schemas.now()}
+	req.Txn = etcdwire.New(ops, ops*(len(s.layout.Prefix)+usualKey)+(len(t.Put)+1)*usualValue)
+	s.guard(req.Txn, t.If)
+	w := writer{layout: s.layout, txn: req.Txn, schema: s.schemas.now()}
 	for _, ref := range t.Delete {
 		w.delete(ref)
 	}
@@ -152,7 +160,10 @@ func (s *Store) request(t *pool.Txn) (*request, error) {
 	if t.Event != nil {
 		w.event(t.Event, s.source)
 	}
-	return req, errors.Join(w.err, req.txn.Check(maxOps, maxBytes))
+	if err := errors.Join(w.err, req.Txn.Check(maxOps, maxBytes)); err != nil {
+		return nil, err
+	}
+	return req, nil
 }
 
 // writer adds to a transaction what belongs to records.

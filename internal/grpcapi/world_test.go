@@ -202,4 +202,8 @@ func (y yesLocks) Campaign(ctx context.Context, l pool.Life, _, _ int64, _ pool.
 	return &pool.Term{Life: l, Done: make(chan struct{})}, st, nil
 }
 
+func (yesLocks) CampaignWith(context.Context, pool.Life, *pool.Txn) (*pool.Result, *pool.Term, error) {
+	return nil, nil, pool.ErrNotApplied
+}
+
 func (yesLocks) Resign(*pool.Term) {}

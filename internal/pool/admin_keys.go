@@ -526,9 +526,10 @@ func (a *Admin) setStatus(ctx context.Context, pool, key, reason string, status 
 
 // statusTxn puts a status over the record that was read.
 //
-// It also deletes the key's lock, whoever holds it: a rotation that was decided before this commit carries the lock's
-// revision as its fence, so it cannot be made after the operator was told that the key is disabled or enabled. Its
-// holder, or another, decides anew from the new status. A crash before the commit changes nothing.
+// It also deletes the key's lock, whoever holds it. A rotation that was decided before this commit compares the lock's
+// revision, or, where there was no lock, that of the record: so it cannot be made after the operator was told that the key
+// is disabled or enabled. Its holder, or another, decides anew from the new status. A crash before the commit changes
+// nothing.
 func (a *Admin) statusTxn(st *State, p *Pool, seen, next *Active, kind EventType, reason string) *Txn {
 	pending := PendingRef(p.Name, seen.Key)
 	t := &Txn{

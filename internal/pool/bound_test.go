@@ -172,7 +172,9 @@ func TestBound(t *testing.T) {
 }
 
 // Every write at the bound, or to it, is lost, before or after it was made: nothing is doubled, and the answer is true.
-func TestEveryWriteAtTheBoundIsLost(t *testing.T) {
+func TestEveryWriteAtTheBoundIsLost(t *testing.T) { bothWays(t, testLostWritesAtTheBound) }
+
+func testLostWritesAtTheBound(t *testing.T, adjust func(*pool.RotatorConfig)) {
 	for name, tt := range map[string]struct {
 		stock, used bool
 		outcome     pool.Outcome
@@ -187,7 +189,7 @@ func TestEveryWriteAtTheBoundIsLost(t *testing.T) {
 			for _, times := range []int{1, 2, 3, 4} {
 				t.Run(fmt.Sprintf("%s made=%v times=%d", name, made, times), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						r := newRotateRig(t, 1, nil)
+						r := newRotateRig(t, 1, adjust)
 						r.bound(1, time.Minute)
 						life := r.active("a")
 						if tt.stock {
@@ -309,6 +311,7 @@ func TestTransactionMadeUpLongAgoIsNotSent(t *testing.T) {
 				var mu sync.Mutex
 				var still time.Duration
 				r := newRotateRig(t, 1, func(cfg *pool.RotatorConfig) {
+					apart(cfg) // else it is made up anew for the second send
 					cfg.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return time.Now().Add(still) }
 				})
 				life := r.active("a")
@@ -374,6 +377,7 @@ func TestOverrideBesideARefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hold := make(chan struct{})
 		r := newRotateRig(t, 1, func(cfg *pool.RotatorConfig) {
+			apart(cfg)
 			cfg.Steps = func(_ context.Context, s pool.Step, _ pool.Life) error {
 				if s == pool.StepLocked {
 					<-hold

@@ -21,8 +21,8 @@ type situation struct {
 	token   *Token // of the bound, as it was seen; nil: none is used
 }
 
-// commit ends the life under a won term, starting from the state the campaign saw. It reports whether the lock is
-// released; errAgain means that the lock or the life is not what it was.
+// commit ends the life under a term, starting from the state the campaign saw, or, of a term to be won, from what is known.
+// It reports whether the lock is released; errAgain means that the lock or the life is not what it was.
 func (r *Rotator) commit(ctx context.Context, f *flight, term *Term, s *State) (released bool, err error) {
 	if err := r.Steps(ctx, StepRead, f.life); err != nil {
 		return false, err
@@ -54,19 +54,12 @@ func (r *Rotator) commit(ctx context.Context, f *flight, term *Term, s *State) (
 		if err := r.reconsider(f, lost, spent); err != nil {
 			return false, err
 		}
+		if term.bid != nil { // not won: somebody else has the lock, or the life is over
+			return false, errAgain
+		}
 		s = lost.result.State
 	}
 	return false, errAgain
-}
-
-// over reports whether the session behind the lock has ended: then the lock is not the holder's any more.
-func (t *Term) over() bool {
-	select {
-	case <-t.Done:
-		return true
-	default:
-		return false
-	}
 }
 
 // situationOf takes a situation from a state in which the life is in service.
@@ -170,15 +163,15 @@ func (r *Rotator) searchStock(ctx context.Context, pool string, not map[string]b
 	return nil, reserved, nil
 }
 
-// swap makes the rotation. A crash before its transaction is sent leaves a lock that others take over; after it, the
-// rotation as it is on record. It returns the lost result for another try.
+// swap makes the rotation. A crash before its transaction is sent leaves at most a lock that others take over; after it,
+// the rotation as it is on record. It returns the lost result for another try.
 func (r *Rotator) swap(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
 	txn, rot, successor := rotationTxn(f, term, now, r.Replica, r.Now())
 	if err := r.Steps(ctx, StepSend, f.life); err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	res, err := r.applier.apply(ctx, txn)
+	res, err := r.apply(ctx, f, term, txn)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +193,7 @@ func (r *Rotator) swap(ctx context.Context, f *flight, term *Term, now situation
 // rotationTxn is the transaction at the heart of the service. Its compares alone make a rotation correct: the life is
 // still in service (and was not rotated: rotations are kept longer than any call lives), the backup is as it was seen
 // and in no other home, the pool is neither changed nor paused nor deleted, the token of its bound was not used by anybody
-// else, and nobody has taken the lock over.
+// else, and nobody else has the lock.
 func rotationTxn(f *flight, term *Term, now situation, replica string, at time.Time) (*Txn, *Rotation, *Active) {
 	old, backup := now.active, now.backup
 	rot := &Rotation{
@@ -218,7 +211,7 @@ func rotationTxn(f *flight, term *Term, now situation, replica string, at time.T
 	}
 	txn := &Txn{
 		If: []Guard{
-			LifeIs(f.life),
+			term.alive(old),
 			Absent(RotationRef(f.life)),
 			Same(backup),
 			Absent(successor.Ref()),
@@ -270,16 +263,19 @@ func newID() string { return uuid.Must(uuid.NewV7()).String() }
 // park records that the rotation waits for stock and takes the key out of service. If stock came in between, whoever
 // sees both finishes it.
 func (r *Rotator) park(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
+	if now.waits(f.life) && term.bid != nil {
+		return nil, errAgain // so it is remembered; a campaign finds out whether it is still so
+	}
 	if now.waits(f.life) {
 		f.revision = now.pending.ModRevision
-		r.Locks.Resign(term)
+		r.resign(term)
 		return nil, nil
 	}
 	txn, pending := parkTxn(f, term, now, r.Now())
 	if err := r.Steps(ctx, StepSend, f.life); err != nil {
 		return nil, err
 	}
-	res, err := r.applier.apply(ctx, txn)
+	res, err := r.apply(ctx, f, term, txn)
 	if err != nil {
 		return nil, err
 	}
@@ -343,14 +339,15 @@ func (r *Rotator) reconsider(f *flight, lost *loss, spent map[string]bool) error
 	if len(failed) == 0 {
 		return errCannotBe
 	}
-	r.Observer.Conflict(f.life, cause(f.life, failed[0]))
-	if over := func(g Guard) bool { return g.Ref.Kind == KindRotation || g == LifeIs(f.life) }; slices.ContainsFunc(failed, over) {
+	r.Observer.Conflict(f.life, cause(f.life, failed[0], lost.result.State))
+	rotated := func(g Guard) bool { return g.Ref.Kind == KindRotation }
+	if slices.ContainsFunc(failed, rotated) || !LifeIs(f.life).Holds(lost.result.State) {
 		return nil // the state says how the life ended
 	}
 	var err error
 	for _, g := range failed {
 		switch ofOld := g.Ref.Name == f.life.Key; g.Ref.Kind {
-		case KindLock:
+		case KindLock: // lost, or not won
 			err = errAgain
 		case KindToken:
 			if f.lostTokens == nil {
@@ -368,11 +365,12 @@ func (r *Rotator) reconsider(f *flight, lost *loss, spent map[string]bool) error
 	return err
 }
 
-func cause(l Life, g Guard) string {
+// cause is what a guard that does not hold in s is counted as.
+func cause(l Life, g Guard, s *State) string {
 	if g.Ref.Kind == KindActive && g.Ref.Name != l.Key {
 		return causes[KindBackup]
 	}
-	if g.Ref.Kind == KindActive && g.Rule == Modified {
+	if g.Ref.Kind == KindActive && LifeIs(l).Holds(s) {
 		return "status_changed"
 	}
 	return causes[g.Ref.Kind]

@@ -92,7 +92,7 @@ func (r *Rotator) coolAll(ctx context.Context, wanted []coolDown) (*Active, erro
 		if len(failed) == 0 {
 			return nil, errCannotBe
 		}
-		r.Observer.Conflict(want.active.Life(), cause(want.active.Life(), failed[0]))
+		r.Observer.Conflict(want.active.Life(), cause(want.active.Life(), failed[0], res.State))
 		if err := want.rebase(res.State); err != nil {
 			return nil, err
 		}

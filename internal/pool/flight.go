@@ -16,7 +16,10 @@ type flight struct {
 	fulfils bool
 	done    chan struct{} // closed when the following fields are set
 
-	lostTokens map[string]bool // found used by others; of the flight's own goroutine
+	// Of the flight's own goroutine.
+	lostTokens map[string]bool // found used by others
+	hasBid     bool            // the one campaign that may go with a commit was made
+	unsure     bool            // what became of that commit is not known
 
 	rotation *Rotation // nil with a nil err: it waits for stock, or probed says why not
 	probed   *probed
@@ -89,6 +92,9 @@ func (r *Rotator) fly(f *flight) {
 	ctx, cancel := context.WithTimeout(r.base, r.budget(f))
 	defer cancel()
 	f.err = r.pursue(ctx, f)
+	if f.unsure && f.err != nil && !errors.Is(f.err, errCancelled) && !errors.Is(f.err, errIncident) { // these two void the commit
+		f.err = errNotKnown.Because(f.err)
+	}
 	r.mu.Lock()
 	delete(r.flights, placeOf(f.life, &f.req))
 	r.mu.Unlock()
@@ -107,7 +113,7 @@ func growStack(at int) byte {
 // errAgain says that what a step rested on has changed: decide again.
 var errAgain = errors.New("decide again")
 
-// pursue campaigns, follows and commits until the life has ended, waits for stock, or must not be rotated.
+// pursue campaigns, commits and follows until the life has ended, waits for stock, or must not be rotated.
 func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 	var found *Lock // who holds the lock, as a lost campaign found it: the mirror may be behind that
 	free := false   // a lost campaign found the lock free
@@ -135,25 +141,24 @@ func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 			}
 			known = r.known(f, last)
 		}
-		term, state, err := r.Locks.Campaign(ctx, f.life, over.lock, known.version(f.life), r.purpose(ctx, f))
+		term, state, err := r.campaign(ctx, f, over, known)
 		if err != nil {
 			return err
 		}
-		if state == nil {
-			state = known
-		}
+		found, free = nil, false
 		if term != nil {
-			if over.lock != 0 {
-				r.Observer.TookOver(f.life, over.holder, over.after)
-			}
-			if found, err = nil, r.hold(ctx, f, term, state); errors.Is(err, errBound) {
+			if err = r.hold(ctx, f, term, state); errors.Is(err, errBound) {
 				last, err = r.atBound(ctx, f)
 			}
+			state = term.notWon()
 		} else {
+			err = errAgain
+		}
+		if state != nil && errors.Is(err, errAgain) {
 			last = state
 			found, err = r.lost(ctx, f, state)
+			free = found == nil
 		}
-		free = term == nil && found == nil
 		if !errors.Is(err, errAgain) {
 			return err
 		}
@@ -161,6 +166,27 @@ func (r *Rotator) pursue(ctx context.Context, f *flight) error {
 			return Refuse(ReasonNotApplied, "the rotation was not made in time; try again").Because(ctx.Err())
 		}
 	}
+}
+
+// campaign makes a campaign, or gives a term that is to be won with the commit. Without a term, or with one that was won,
+// it returns the state that decided.
+func (r *Rotator) campaign(ctx context.Context, f *flight, over claim, known *State) (*Term, *State, error) {
+	if over.lock == 0 {
+		if term := r.bidFor(f, known); term != nil {
+			return term, known, nil
+		}
+	}
+	term, state, err := r.Locks.Campaign(ctx, f.life, over.lock, known.version(f.life), r.purpose(ctx, f))
+	if err != nil {
+		return nil, nil, err
+	}
+	if term != nil && over.lock != 0 {
+		r.Observer.TookOver(f.life, over.holder, over.after)
+	}
+	if state == nil {
+		state = known
+	}
+	return term, state, nil
 }
 
 // lost looks into a campaign that was not won, and returns who holds the lock. The state is linearizable, so what it
@@ -172,8 +198,8 @@ func (r *Rotator) lost(ctx context.Context, f *flight, s *State) (*Lock, error) 
 	return lockOf(s.Records[LockRef(f.life.Pool, f.life.Key)]), errAgain
 }
 
-// ended settles a flight whose life is over according to a linearizable state: it was rotated by somebody, or it ended
-// otherwise. It reports false while the life goes on.
+// ended settles a flight whose life is over according to a state: it was rotated by somebody, or it ended otherwise. It
+// reports false while the life goes on.
 func (r *Rotator) ended(ctx context.Context, f *flight, s *State) (bool, error) {
 	rot, err := Find[*Rotation](s, RotationRef(f.life))
 	if err != nil {
@@ -190,11 +216,12 @@ func (r *Rotator) ended(ctx context.Context, f *flight, s *State) (bool, error) 
 	if a != nil && a.CreateRevision == f.life.Generation {
 		return false, nil
 	}
-	return true, r.gone(ctx, f)
+	return true, r.ask(ctx, f)
 }
 
-// gone says what became of a life that ended without a rotation.
-func (r *Rotator) gone(ctx context.Context, f *flight) error {
+// ask settles a flight by how the store says that its life stands: one that ended without a rotation, or that may have one
+// of an unknown outcome. It returns errAgain if the life is in service and can be rotated.
+func (r *Rotator) ask(ctx context.Context, f *flight) error {
 	done, err := r.lookUp(ctx, f)
 	if err == nil && !done {
 		return errAgain
@@ -202,11 +229,13 @@ func (r *Rotator) gone(ctx context.Context, f *flight) error {
 	return err
 }
 
-// hold does what a won term is for, and gives the lock back if no transaction has.
+// hold does what a term is for, and gives the lock back if no transaction has.
 func (r *Rotator) hold(ctx context.Context, f *flight, term *Term, s *State) error {
-	if err := r.Steps(ctx, StepLocked, f.life); err != nil {
-		r.Locks.Resign(term)
-		return err
+	if term.bid == nil {
+		if err := r.Steps(ctx, StepLocked, f.life); err != nil {
+			r.resign(term)
+			return err
+		}
 	}
 	end := r.commit
 	if f.req.confirm {
@@ -214,7 +243,10 @@ func (r *Rotator) hold(ctx context.Context, f *flight, term *Term, s *State) err
 	}
 	released, err := end(ctx, f, term, s)
 	if !released {
-		r.Locks.Resign(term)
+		r.resign(term)
+	}
+	if f.unsure && term.bid != nil && errors.Is(err, errAgain) {
+		return r.ask(ctx, f) // before anything is decided of a life that may be over
 	}
 	return err
 }

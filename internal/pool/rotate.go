@@ -88,6 +88,13 @@ type Locks interface {
 	// It blocks for a few round trips at most. After an error this replica does not hold the lock for long: a lock
 	// that was written although the answer was lost is deleted as soon as that can be done.
 	Campaign(ctx context.Context, l Life, over, seen int64, p Purpose) (*Term, *State, error)
+	// CampaignWith is Campaign for a free lock on the ordinary path, in one transaction with the commit t that the lock is
+	// wanted for. If all guards of t hold, among them that the lock is free, t is made, and the lock is not written: t would
+	// give it back. If they do not, the lock is taken if it is free, the life is still in service, and what waits for stock is
+	// as t guards it; then there is a term.
+	//
+	// It is sent once. After ErrOutcomeUnknown either may have been done, or be done later; after any other error neither.
+	CampaignWith(ctx context.Context, l Life, t *Txn) (*Result, *Term, error)
 	// Resign gives a lock back that no transaction has released. It does not block and may do nothing.
 	Resign(t *Term)
 }
@@ -96,23 +103,6 @@ type Locks interface {
 type Purpose struct {
 	Stage     string    // StageRotate or StageProbe
 	BusyUntil time.Time // until when an upstream may be busy answering; zero: none is asked
-}
-
-// Term is a won campaign: a context that ends with the session behind the lock, and a fence that every write of the
-// holder carries.
-type Term struct {
-	Life
-	Fence int64 // the lock's ModRevision. 0 only in tests that switch the lock off: then nothing is fenced
-	Done  <-chan struct{}
-}
-
-// guard compares that the lock is still this term's.
-func (t *Term) guard(txn *Txn) {
-	if t.Fence != 0 {
-		ref := LockRef(t.Pool, t.Key)
-		txn.If = append(txn.If, Unchanged(ref, t.Fence))
-		txn.Delete = append(txn.Delete, ref)
-	}
 }
 
 // Step names a point of a rotation at which tests stop, kill or fail it.
@@ -145,6 +135,9 @@ type RotatorConfig struct {
 	Budget time.Duration    // for one rotation, whoever waits for it; default: 1.6 s
 	// Steps is called at each step of each rotation. A test may block or fail there; it is nil in the service.
 	Steps func(ctx context.Context, s Step, l Life) error
+	// CampaignFirst says whether a campaign is to be made before its commit although they could go together. It is for tests,
+	// and nil in the service.
+	CampaignFirst func() bool
 }
 
 // Rotator turns any number of requests for one life of a key into one rotation.
@@ -183,6 +176,9 @@ func NewRotator(cfg RotatorConfig) *Rotator {
 	}
 	if cfg.Steps == nil {
 		cfg.Steps = func(context.Context, Step, Life) error { return nil }
+	}
+	if cfg.CampaignFirst == nil {
+		cfg.CampaignFirst = func() bool { return false }
 	}
 	if cfg.Scrub == nil {
 		cfg.Scrub = func(text string) string { return text }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -74,7 +75,7 @@ func newRotateRig(t *testing.T, replicas int, adjust func(*pool.RotatorConfig)) 
 			store = r.faulty
 		}
 		cfg := pool.RotatorConfig{
-			Store: store, Locks: &pooltest.MemLocks{Store: r.store, Holder: name}, Mirror: r.mirror, Observer: r.seen, Replica: name,
+			Store: store, Locks: &pooltest.MemLocks{Store: r.store, Holder: name, Commits: store}, Mirror: r.mirror, Observer: r.seen, Replica: name,
 		}
 		if adjust != nil {
 			adjust(&cfg)
@@ -84,6 +85,16 @@ func newRotateRig(t *testing.T, replicas int, adjust func(*pool.RotatorConfig)) 
 		r.rotators = append(r.rotators, rot)
 	}
 	return r
+}
+
+// apart has campaigns made before their commits.
+func apart(cfg *pool.RotatorConfig) { cfg.CampaignFirst = func() bool { return true } }
+
+// bothWays runs a test with campaigns that take their commits along, and with such as are made before.
+func bothWays(t *testing.T, test func(t *testing.T, adjust func(*pool.RotatorConfig))) {
+	for name, adjust := range map[string]func(*pool.RotatorConfig){"with the commit": nil, "before the commit": apart} {
+		t.Run("campaign "+name, func(t *testing.T) { test(t, adjust) })
+	}
 }
 
 // active puts a key in service and returns its life.
@@ -121,13 +132,15 @@ func (r *rotateRig) want(what string, got, want any) {
 var errLost = pool.Refuse(pool.ReasonOutcomeUnknown, "the answer was lost")
 
 // Every write of a rotation is lost, before or after it was made: nothing is doubled, and the answer is the true one.
-func TestEveryWriteOfARotationIsLost(t *testing.T) {
+func TestEveryWriteOfARotationIsLost(t *testing.T) { bothWays(t, testLostWrites) }
+
+func testLostWrites(t *testing.T, adjust func(*pool.RotatorConfig)) {
 	for _, stocked := range []bool{true, false} {
 		for _, made := range []bool{true, false} {
 			for _, times := range []int{1, 3} {
 				t.Run(fmt.Sprintf("stocked=%v made=%v times=%d", stocked, made, times), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						r := newRotateRig(t, 1, nil)
+						r := newRotateRig(t, 1, adjust)
 						life := r.active("a")
 						if stocked {
 							r.backups("b")
@@ -149,7 +162,11 @@ func TestEveryWriteOfARotationIsLost(t *testing.T) {
 							want = pool.OutcomePending
 						}
 						r.want("outcome", res.Outcome, want)
-						r.want("unknown outcomes told", r.seen.unknown, times)
+						told := times
+						if made && adjust == nil { // the campaign that follows finds out
+							told = 1
+						}
+						r.want("unknown outcomes told", r.seen.unknown, told)
 						r.want("events", len(r.store.Events()), 1)
 						r.want("active keys", r.count(pool.KindActive), 1)
 						r.want("locks left", r.count(pool.KindLock), 0)
@@ -161,10 +178,12 @@ func TestEveryWriteOfARotationIsLost(t *testing.T) {
 }
 
 // The store never says what became of the commit: the caller is told just that, and asking again gets the truth.
-func TestOutcomeUnknownIsResolvable(t *testing.T) {
+func TestOutcomeUnknownIsResolvable(t *testing.T) { bothWays(t, testUnknownOutcome) }
+
+func testUnknownOutcome(t *testing.T, adjust func(*pool.RotatorConfig)) {
 	for _, made := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRotateRig(t, 1, nil)
+			r := newRotateRig(t, 1, adjust)
 			life := r.active("a")
 			r.backups("b")
 			r.faulty.Decide = func(c pooltest.Call) pooltest.Fault {
@@ -174,7 +193,11 @@ func TestOutcomeUnknownIsResolvable(t *testing.T) {
 				return pooltest.Fault{Err: errLost, Made: made}
 			}
 			_, err := r.rotators[0].Rotate(t.Context(), request(life, "mine"))
-			r.want("reason", pool.ReasonOf(err), pool.ReasonOutcomeUnknown)
+			if !made || adjust != nil { // a commit that went with its campaign is looked for
+				r.want("reason", pool.ReasonOf(err), pool.ReasonOutcomeUnknown)
+			} else if err != nil {
+				t.Error(err)
+			}
 			r.faulty.Decide = nil
 			res, err := r.rotators[0].Rotate(t.Context(), request(life, "mine"))
 			if err != nil {
@@ -202,13 +225,16 @@ func TestNotAppliedIsNotUnknown(t *testing.T) {
 }
 
 // A rival changes what the commit rests on, between its reads and its transaction.
-func TestRivalsOfACommit(t *testing.T) {
+func TestRivalsOfACommit(t *testing.T) { bothWays(t, testRivals) }
+
+func testRivals(t *testing.T, adjust func(*pool.RotatorConfig)) {
 	type rig = *rotateRig
 	cases := map[string]struct {
 		rival   func(r rig)
 		outcome pool.Outcome
 		reason  pool.Reason
-		cause   string
+		cause   string // if the campaign was made before
+		with    string // if it takes the commit along; "": the same, "none": it is not lost
 	}{
 		"the backups it sees are taken": {
 			rival:   func(r rig) { r.store.Drop(pool.BackupRef("p", "b0"), pool.BackupRef("p", "b1")); r.backups("c") },
@@ -240,7 +266,7 @@ func TestRivalsOfACommit(t *testing.T) {
 			rival: func(r rig) {
 				r.store.Put(&pool.Active{Pool: "p", Key: "a", Slot: "a", Status: pool.StatusRateLimited, StatusUntil: time.Now().Add(time.Minute)})
 			},
-			outcome: pool.OutcomeRotated,
+			outcome: pool.OutcomeRotated, with: "status_changed",
 		},
 		"the key is removed": {
 			rival:  func(r rig) { r.store.Drop(pool.ActiveRef("p", "a"), pool.LockRef("p", "a")) },
@@ -248,14 +274,14 @@ func TestRivalsOfACommit(t *testing.T) {
 		},
 		"the lock is lost": {
 			rival:   func(r rig) { r.store.Drop(pool.LockRef("p", "a")) },
-			outcome: pool.OutcomeRotated, cause: "lock_lost",
+			outcome: pool.OutcomeRotated, cause: "lock_lost", with: "none",
 		},
 		"the key is disabled": {
 			rival: func(r rig) {
 				r.store.Put(&pool.Active{Pool: "p", Key: "a", Slot: "a", Status: pool.StatusDisabled})
 				r.store.Drop(pool.LockRef("p", "a"))
 			},
-			reason: pool.ReasonKeyDisabled, cause: "lock_lost",
+			reason: pool.ReasonKeyDisabled, cause: "lock_lost", with: "status_changed",
 		},
 		"somebody rotates it": {
 			rival: func(r rig) {
@@ -271,7 +297,7 @@ func TestRivalsOfACommit(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRotateRig(t, 2, nil)
+				r := newRotateRig(t, 2, adjust)
 				life := r.active("a")
 				r.backups("b0", "b1")
 				var once sync.Once
@@ -288,8 +314,15 @@ func TestRivalsOfACommit(t *testing.T) {
 				} else if c.outcome != 0 {
 					t.Errorf("no result, %v; want outcome %v", err, c.outcome)
 				}
-				if c.cause != "" && r.seen.causes[c.cause] == 0 {
-					t.Errorf("causes counted: %v, want %s", r.seen.causes, c.cause)
+				cause := c.cause
+				if adjust == nil && c.with != "" {
+					cause = c.with
+				}
+				switch {
+				case cause == "none" && len(r.seen.causes) > 0:
+					t.Errorf("causes counted: %v, want none", r.seen.causes)
+				case cause != "none" && cause != "" && r.seen.causes[cause] == 0:
+					t.Errorf("causes counted: %v, want %s", r.seen.causes, cause)
 				}
 				r.want("locks left", r.count(pool.KindLock), 0)
 			})
@@ -330,7 +363,7 @@ func TestCallsCollapse(t *testing.T) {
 		hold := make(chan struct{})
 		r := newRotateRig(t, 1, func(cfg *pool.RotatorConfig) {
 			cfg.Steps = func(_ context.Context, s pool.Step, _ pool.Life) error {
-				if s == pool.StepLocked {
+				if s == pool.StepRead {
 					<-hold
 				}
 				return nil
@@ -558,7 +591,7 @@ func TestPendingThatIsOverIsNotToldToJoiners(t *testing.T) {
 		learns := make(chan struct{})
 		parked := &parkingStore{Store: r.faulty, learns: learns}
 		late := pool.NewRotator(pool.RotatorConfig{
-			Store: parked, Locks: &pooltest.MemLocks{Store: r.store, Holder: "late"}, Mirror: r.mirror, Observer: r.seen, Replica: "late",
+			Store: parked, Locks: &pooltest.MemLocks{Store: r.store, Holder: "late", Commits: parked}, Mirror: r.mirror, Observer: r.seen, Replica: "late",
 		})
 		defer late.Close()
 		life := r.active("a")
@@ -612,7 +645,9 @@ func TestPendingAnswerIsAsNewAsItsRevision(t *testing.T) {
 
 // What a replica remembers may be old: a key that an operator has disabled since, a pool that was paused, a rotation that
 // waits. None of it is passed over, and none of it is refused from memory.
-func TestRotationFromOldMemory(t *testing.T) {
+func TestRotationFromOldMemory(t *testing.T) { bothWays(t, testOldMemory) }
+
+func testOldMemory(t *testing.T, adjust func(*pool.RotatorConfig)) {
 	a := func(status pool.Status) *pool.Active {
 		return &pool.Active{Pool: "p", Key: "a", Slot: "a", Status: status}
 	}
@@ -627,7 +662,7 @@ func TestRotationFromOldMemory(t *testing.T) {
 		"resumed since":      {&pool.Pool{Name: "p", Paused: true}, &pool.Pool{Name: "p"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRotateRig(t, 1, nil)
+			r := newRotateRig(t, 1, adjust)
 			life := r.active("a")
 			r.backups("b")
 			r.store.Put(tt.before)
@@ -643,7 +678,13 @@ func TestRotationFromOldMemory(t *testing.T) {
 
 // Crash tests stop a rotation at its steps, so each is passed, in order, whatever the rotation comes to. At the last one
 // before it is sent, nothing of the commit is in the store.
-func TestSteps(t *testing.T) {
+func TestSteps(t *testing.T) { bothWays(t, testSteps) }
+
+func testSteps(t *testing.T, adjust func(*pool.RotatorConfig)) {
+	want := "[campaign locked read send commit answer]"
+	if adjust == nil {
+		adjust, want = func(*pool.RotatorConfig) {}, "[campaign read send commit answer]"
+	}
 	for _, test := range []struct {
 		name  string
 		stock []string
@@ -654,6 +695,7 @@ func TestSteps(t *testing.T) {
 				var sent, answered int64
 				var r *rotateRig
 				r = newRotateRig(t, 1, func(cfg *pool.RotatorConfig) {
+					adjust(cfg)
 					cfg.Steps = func(_ context.Context, s pool.Step, _ pool.Life) error {
 						passed = append(passed, s)
 						switch s {
@@ -670,9 +712,158 @@ func TestSteps(t *testing.T) {
 				if _, err := r.rotators[0].Rotate(t.Context(), request(life, "r")); err != nil {
 					t.Fatal(err)
 				}
-				r.want("steps", fmt.Sprint(passed), "[campaign locked read send commit answer]")
+				r.want("steps", fmt.Sprint(passed), want)
 				r.want("revisions between the last two", answered-sent, int64(1))
 			})
 		})
 	}
+}
+
+// A replica that finds nothing in its way makes one write, and no lock is ever there. One that does has taken the lock with
+// the same write, and chooses again under it.
+func TestOneWriteOrTheLock(t *testing.T) {
+	for name, taken := range map[string]bool{"nothing in the way": false, "the backup is taken": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRotateRig(t, 1, nil)
+			life := r.active("a")
+			r.backups("b")
+			locks := 0
+			r.store.Watch(func(_ int64, _ func() []pool.Record, txn *pool.Txn) {
+				if txn != nil && slices.ContainsFunc(txn.Put, func(rec pool.Record) bool { return rec.Ref().Kind == pool.KindLock }) {
+					locks++
+				}
+			})
+			if taken {
+				r.store.Feed(pool.NewMirror()) // this replica's mirror gets nothing any more
+				r.store.Drop(pool.BackupRef("p", "b"))
+				r.backups("c")
+			}
+			before := r.store.Revision()
+			res := must(r.rotators[0].Rotate(t.Context(), request(life, "mine")))
+			r.want("outcome", res.Outcome, pool.OutcomeRotated)
+			writes, held := int64(1), 0
+			if taken {
+				writes, held = 2, 1
+			}
+			r.want("writes", r.store.Revision()-before, writes)
+			r.want("locks written", locks, held)
+			r.want("locks left", r.count(pool.KindLock), 0)
+		})
+	}
+}
+
+// What became of a commit that went with its campaign is not known, and it may still be made. Until the record it compares
+// has changed, nobody is told that there was no rotation, whatever the reason is.
+func TestNoAfterAnUnknownCommit(t *testing.T) {
+	for name, then := range map[string]error{
+		"the commit under the lock never leaves": pool.Refuse(pool.ReasonNotApplied, "not sent"),
+		"it can never be made":                   errors.New("too large"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRotateRig(t, 1, nil)
+				life := r.active("a")
+				r.backups("b")
+				var send func()
+				r.faulty.Decide = func(c pooltest.Call) pooltest.Fault {
+					switch {
+					case c.Op == "Apply" && send == nil:
+						return pooltest.Fault{Err: errLost, Before: func() { time.Sleep(time.Millisecond) }, Late: func(late func()) { send = late }}
+					case c.Op == "Apply":
+						return pooltest.Fault{Err: then}
+					}
+					return pooltest.Fault{}
+				}
+				var first, joiner error
+				var calls sync.WaitGroup
+				calls.Go(func() { _, first = r.rotators[0].Rotate(t.Context(), request(life, "first")) })
+				calls.Go(func() { _, joiner = r.rotators[0].Rotate(t.Context(), request(life, "joiner")) })
+				calls.Wait()
+				r.want("reason", pool.ReasonOf(first), pool.ReasonOutcomeUnknown)
+				r.want("reason for who joined", pool.ReasonOf(joiner), pool.ReasonOutcomeUnknown)
+				r.faulty.Decide = nil
+				send()
+				res := must(r.rotators[0].Rotate(t.Context(), request(life, "later")))
+				r.want("outcome", res.Outcome, pool.OutcomeAlreadyRotated)
+				r.want("rotations", r.count(pool.KindRotation), 1)
+			})
+		})
+	}
+}
+
+// A rotation waits for stock as far as is remembered, and there is none. That it waits is said by the store, which knows that
+// it was made since, or that an operator took the key in hand.
+func TestPendingIsNotSaidFromMemory(t *testing.T) {
+	type rig = *rotateRig
+	for name, tt := range map[string]struct {
+		since   func(r rig, l pool.Life)
+		outcome pool.Outcome
+	}{
+		"it was made since": {func(r rig, l pool.Life) {
+			must(r.rotators[1].Rotate(context.Background(), request(l, "other")))
+		}, pool.OutcomeAlreadyRotated},
+		"it was cancelled since, and the backup is gone": {func(r rig, _ pool.Life) {
+			r.store.Put(&pool.Active{Pool: "p", Key: "a", Slot: "a", Status: pool.StatusHealthy})
+			r.store.Drop(pool.PendingRef("p", "a"), pool.BackupRef("p", "b"))
+		}, pool.OutcomePending}, // it waits anew
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRotateRig(t, 2, nil)
+				life := r.active("a")
+				must(r.rotators[0].Rotate(t.Context(), request(life, "waits")))
+				r.store.Feed(pool.NewMirror()) // this replica's mirror gets nothing any more
+				r.backups("b")
+				looks := 0
+				r.faulty.Decide = func(c pooltest.Call) pooltest.Fault {
+					if c.Op == "List" {
+						looks++
+					}
+					if c.Op != "List" || looks != 2 { // the first look at the stock decides, the second is for a backup
+						return pooltest.Fault{}
+					}
+					return pooltest.Fault{Before: func() { tt.since(r, life) }}
+				}
+				res := must(r.rotators[0].Rotate(t.Context(), request(life, "mine")))
+				r.want("outcome", res.Outcome, tt.outcome)
+				r.want("it waits on record", r.count(pool.KindPending) == 1, tt.outcome == pool.OutcomePending)
+			})
+		})
+	}
+}
+
+// lostOnce loses the answer to a campaign with a commit.
+type lostOnce struct {
+	pool.Locks
+	lost bool
+}
+
+func (k *lostOnce) CampaignWith(ctx context.Context, l pool.Life, txn *pool.Txn) (*pool.Result, *pool.Term, error) {
+	res, term, err := k.Locks.CampaignWith(ctx, l, txn)
+	if !k.lost {
+		k.lost = true
+		return nil, nil, errLost
+	}
+	return res, term, err
+}
+
+// The commit was lost to somebody else's, the lock was taken instead, and the answer that says so is lost. The lock is in
+// its own writer's way, for no longer than another's would be.
+func TestLockThatNobodyKnowsOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotateRig(t, 1, func(cfg *pool.RotatorConfig) { cfg.Locks = &lostOnce{Locks: cfg.Locks} })
+		life := r.active("a")
+		r.backups("b")
+		r.store.Feed(pool.NewMirror()) // this replica's mirror gets nothing any more
+		r.store.Drop(pool.BackupRef("p", "b"))
+		r.backups("c")
+		began := time.Now()
+		res := must(r.rotators[0].Rotate(t.Context(), request(life, "mine")))
+		r.want("outcome", res.Outcome, pool.OutcomeRotated)
+		r.want("locks taken over", r.seen.tookOver, 1)
+		r.want("locks left", r.count(pool.KindLock), 0)
+		if took := time.Since(began); took > 300*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
+	})
 }

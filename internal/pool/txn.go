@@ -327,11 +327,11 @@ type applier struct {
 func (a *applier) apply(ctx context.Context, t *Txn) (*Result, error) {
 	maybe := false
 	for attempt, pause := 1, resendPause; ; attempt, pause = attempt+1, min(2*pause, maxResendPause) {
-		if !t.NotAfter.IsZero() && a.now().After(t.NotAfter) { // this process stood still
+		if a.outdated(t) {
 			if maybe {
 				return nil, errNotKnown
 			}
-			return nil, Refuse(ReasonNotApplied, "this replica was held up, and what it was about to write is out of date; try again")
+			return nil, errOutdated
 		}
 		res, err := a.send(ctx, t, firstAnswer<<min(attempt-1, 8))
 		switch {
@@ -362,6 +362,11 @@ func (a *applier) send(ctx context.Context, t *Txn, patience time.Duration) (*Re
 	defer cancel()
 	return a.store.Apply(ctx, t)
 }
+
+// outdated reports whether it is too late to send t: this process stood still.
+func (a *applier) outdated(t *Txn) bool { return !t.NotAfter.IsZero() && a.now().After(t.NotAfter) }
+
+var errOutdated = Refuse(ReasonNotApplied, "this replica was held up, and what it was about to write is out of date; try again")
 
 var errNotKnown = Refuse(ReasonOutcomeUnknown, "the store did not say in time whether the write was applied; repeat the call")
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/rotatord/rotatord/faults/check"
+	"github.com/rotatord/rotatord/faults/first"
 	"github.com/rotatord/rotatord/faults/short"
 	"github.com/rotatord/rotatord/internal/app"
 	"github.com/rotatord/rotatord/internal/etcdwire"
@@ -80,7 +81,7 @@ func (s *spoiler) between(least, most time.Duration) time.Duration {
 }
 
 func (s *spoiler) seams(replica string) app.Seams {
-	seams := app.Seams{Phases: short.Phases}
+	seams := app.Seams{Phases: short.Phases, CampaignFirst: first.EveryOther()}
 	switch s.kind {
 	case "lock-off", "lock-yes":
 		loose := &looseLocks{always: s.kind == "lock-yes"}
@@ -89,15 +90,31 @@ func (s *spoiler) seams(replica string) app.Seams {
 			return loose.store
 		}
 		seams.Locks = func(inner pool.Locks) pool.Locks { loose.Locks = inner; return loose }
+		seams.CampaignFirst = first.Always
 	case "lost", "no-space":
 		seams.DialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(s.intercept(replica))}
 	case "stalls":
 		seams.Steps, seams.Budget = s.stall(replica), 4*time.Second
+		seams.CampaignFirst = first.Always
 	}
 	if kinds, late := strings.CutPrefix(s.kind, "late "); late {
 		seams.Store = func(inner pool.Store) pool.Store { return &lateStore{inner, s, kinds} }
+		seams.Locks = func(inner pool.Locks) pool.Locks { return &lateLocks{inner, s, kinds} }
 	}
 	return seams
+}
+
+// lateLocks make commits late that go with their campaigns, as lateStore does others.
+type lateLocks struct {
+	pool.Locks
+	s     *spoiler
+	kinds string
+}
+
+// CampaignWith implements pool.Locks.
+func (k *lateLocks) CampaignWith(ctx context.Context, l pool.Life, t *pool.Txn) (*pool.Result, *pool.Term, error) {
+	k.s.delay(t, k.kinds)
+	return k.Locks.CampaignWith(ctx, l, t)
 }
 
 // lateStore makes half of the transitions of some kinds late: what they rest on has been read long before, and all others
@@ -110,10 +127,14 @@ type lateStore struct {
 
 // Apply implements pool.Store.
 func (d *lateStore) Apply(ctx context.Context, t *pool.Txn) (*pool.Result, error) {
-	if t.Event != nil && strings.Contains(d.kinds, kindOf(t.Event.Type)) && d.s.chance(50) {
-		time.Sleep(d.s.between(20*time.Millisecond, 400*time.Millisecond))
-	}
+	d.s.delay(t, d.kinds)
 	return d.Store.Apply(ctx, t)
+}
+
+func (s *spoiler) delay(t *pool.Txn, kinds string) {
+	if t.Event != nil && strings.Contains(kinds, kindOf(t.Event.Type)) && s.chance(50) {
+		time.Sleep(s.between(20*time.Millisecond, 400*time.Millisecond))
+	}
 }
 
 // kindOf is a type without what all have.

@@ -10,8 +10,9 @@ import (
 
 // MemLocks is a pool.Locks on a Store: the lock is a record like any other, without a lease.
 type MemLocks struct {
-	Store  pool.Store
-	Holder string
+	Store   pool.Store
+	Holder  string
+	Commits pool.Store // makes the commits that go with campaigns; nil: Store
 }
 
 // Campaign implements pool.Locks.
@@ -33,6 +34,24 @@ func (k *MemLocks) Campaign(ctx context.Context, l pool.Life, over, seen int64, 
 		return nil, state, err
 	}
 	return &pool.Term{Life: l, Fence: res.Revision}, state, nil
+}
+
+// CampaignWith implements pool.Locks, in two transactions: what has changed between them costs the lock.
+func (k *MemLocks) CampaignWith(ctx context.Context, l pool.Life, t *pool.Txn) (*pool.Result, *pool.Term, error) {
+	commits := k.Store
+	if k.Commits != nil {
+		commits = k.Commits
+	}
+	res, err := commits.Apply(ctx, t)
+	if err != nil || res.Applied {
+		return res, nil, err
+	}
+	active := res.State.Records[pool.ActiveRef(l.Pool, l.Key)]
+	if active == nil || active.At().CreateRevision != l.Generation {
+		return res, nil, nil
+	}
+	term, _, err := k.Campaign(ctx, l, 0, active.At().ModRevision, pool.Purpose{Stage: pool.StageRotate})
+	return res, term, err
 }
 
 // Resign implements pool.Locks.
