@@ -58,7 +58,7 @@ func StartReplica(o ReplicaOptions) (*Replica, error) {
 	}
 	if o.Traps {
 		r.control = filepath.Join(o.Dir, o.Name+".sock")
-		r.env = append(r.env, "FAULTS_CONTROL="+r.control)
+		r.env = append(r.env, "FAULTS_CONTROL="+r.control, "FAULTS_LOCK=apart") // else there is no holder to be stopped
 	}
 	var err error
 	if r.conn, err = grpc.NewClient(r.Address, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {

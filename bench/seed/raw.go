@@ -31,14 +31,15 @@ var ErrUsedUp = errors.New("the prepared keys are used up")
 type Raw struct {
 	pools []*pool.Pool
 	// created is the revision of the records that belong to each transaction: the life of the key, the version of the
-	// backup, the fence of the lock.
+	// backup.
 	created []int64
 	values  rawValues
+	lease   clientv3.LeaseID // of the locks, which are never written
 	next    atomic.Int64
 }
 
-// rawValues are what a transaction puts.
-type rawValues struct{ successor, retired, rotation, event string }
+// rawValues are what a transaction puts; the lock is what it would put if a compare failed.
+type rawValues struct{ successor, retired, rotation, event, lock string }
 
 // PrepareRaw writes what n transactions need, spread over some pools.
 func PrepareRaw(ctx context.Context, client *clientv3.Client, sealer pool.Sealer, pools, n int) (*Raw, error) {
@@ -55,7 +56,8 @@ func PrepareRaw(ctx context.Context, client *clientv3.Client, sealer pool.Sealer
 	if err != nil {
 		return nil, fmt.Errorf("making a lease for the locks: %w", err)
 	}
-	err = w.each(ctx, n, 3, func(i int) ([]pool.Record, error) { return w.raw(PoolName(i%pools), i, int64(lease.ID)) },
+	r.lease = lease.ID
+	err = w.each(ctx, n, 2, func(i int) ([]pool.Record, error) { return w.raw(PoolName(i%pools), i) },
 		func(i int, revision int64) { r.created[i] = revision })
 	if err != nil {
 		return nil, err
@@ -64,15 +66,14 @@ func PrepareRaw(ctx context.Context, client *clientv3.Client, sealer pool.Sealer
 	return r, err
 }
 
-// raw are the records one transaction needs: the key in service, the backup, and the lock that the campaign wrote.
-func (w *writer) raw(poolName string, i int, lease int64) ([]pool.Record, error) {
+// raw are the records one transaction needs: the key in service and the backup.
+func (w *writer) raw(poolName string, i int) ([]pool.Record, error) {
 	active, err := w.active(poolName, i)
 	if err != nil {
 		return nil, err
 	}
 	backup, err := w.backup(poolName, backupKey(i))
-	lock := &pool.Lock{Life: pool.Life{Pool: poolName, Key: activeKey(i), Generation: 1}, Holder: Holder, Campaign: uuid.NewString(), Stage: pool.StageRotate, Lease: lease}
-	return []pool.Record{active[1], backup[0], lock}, err
+	return []pool.Record{active[1], backup[0]}, err
 }
 
 // rawValues encodes what a rotation of a life would put.
@@ -91,6 +92,7 @@ func (w *writer) rawValues(l pool.Life) (v rawValues, err error) {
 		&v.retired: &pool.Retired{Pool: l.Pool, Key: l.Key, Phase: pool.PhaseRetired, Slot: slot, Generation: l.Generation, ReplacedBy: backupKey(0),
 			Sealed: sealed, Labels: labels, AddedAt: w.now, RetiredAt: now},
 		&v.rotation: rotation,
+		&v.lock:     &pool.Lock{Life: l, Holder: Holder, Campaign: uuid.NewString(), Stage: pool.StageRotate},
 	} {
 		if *to, err = etcdstore.EncodeRecord(rec, pool.Schema); err != nil {
 			return v, err
@@ -133,12 +135,12 @@ type rawTxn struct {
 	ops, gets []clientv3.Op
 }
 
-// txn follows pool.rotationTxn and etcdstore.Store.Apply line by line.
+// txn follows pool.rotationTxn, etcdstore.Store.Request and election.Elector.CampaignWith line by line.
 func (r *Raw) txn(i int) rawTxn {
 	l, old, backup, p := r.life(i), activeKey(i), backupKey(i), r.pools[i%len(r.pools)]
 	event := Layout.Key(pool.EventRef(l.Pool, newID()))
 	guards := []pool.Guard{
-		pool.LifeIs(l),
+		pool.Unchanged(pool.ActiveRef(l.Pool, old), r.created[i]),
 		pool.Absent(pool.RotationRef(l)),
 		pool.Unchanged(pool.BackupRef(l.Pool, backup), r.created[i]),
 		pool.Absent(pool.ActiveRef(l.Pool, backup)),
@@ -147,25 +149,22 @@ func (r *Raw) txn(i int) rawTxn {
 		pool.Absent(pool.BackupRef(l.Pool, old)),
 		pool.Same(p),
 		pool.Absent(pool.PendingRef(l.Pool, old)),
-		pool.Unchanged(pool.LockRef(l.Pool, old), r.created[i]),
+		pool.Absent(pool.LockRef(l.Pool, old)),
 	}
 	cmps := []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(event), "=", 0)}
 	gets := []clientv3.Op{clientv3.OpGet(event)}
 	for _, g := range guards {
-		key := Layout.Key(g.Ref)
-		revision := clientv3.ModRevision(key)
-		if g.Rule == pool.Created {
-			revision = clientv3.CreateRevision(key)
-		}
-		cmps = append(cmps, clientv3.Compare(revision, "=", g.Revision))
-		gets = append(gets, clientv3.OpGet(key))
+		cmps = append(cmps, compare(g))
+		gets = append(gets, clientv3.OpGet(Layout.Key(g.Ref)))
 	}
+	lock := clientv3.OpPut(Layout.Key(pool.LockRef(l.Pool, old)), r.values.lock, clientv3.WithLease(r.lease))
+	campaign := []clientv3.Cmp{compare(pool.Absent(pool.LockRef(l.Pool, old))), compare(pool.LifeIs(l)), compare(pool.Absent(pool.PendingRef(l.Pool, old)))}
+	gets = append(gets, clientv3.OpTxn(campaign, []clientv3.Op{lock}, nil))
 	return rawTxn{
 		cmps: cmps,
 		ops: []clientv3.Op{
 			clientv3.OpDelete(Layout.Key(pool.ActiveRef(l.Pool, old))),
 			clientv3.OpDelete(Layout.Key(pool.BackupRef(l.Pool, backup))),
-			clientv3.OpDelete(Layout.Key(pool.LockRef(l.Pool, old))),
 			clientv3.OpPut(Layout.Key(pool.ActiveRef(l.Pool, backup)), r.values.successor),
 			clientv3.OpPut(Layout.Key(pool.RetiredRef(l.Pool, old)), r.values.retired),
 			clientv3.OpPut(Layout.Key(pool.RotationRef(l)), r.values.rotation),
@@ -173,4 +172,12 @@ func (r *Raw) txn(i int) rawTxn {
 		},
 		gets: gets,
 	}
+}
+
+func compare(g pool.Guard) clientv3.Cmp {
+	key := Layout.Key(g.Ref)
+	if g.Rule == pool.Created {
+		return clientv3.Compare(clientv3.CreateRevision(key), "=", g.Revision)
+	}
+	return clientv3.Compare(clientv3.ModRevision(key), "=", g.Revision)
 }
