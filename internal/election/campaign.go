@@ -77,7 +77,7 @@ func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *etcdwire.R
 // compares hold it is made, and the lock is not written, since its holder would only delete it again. If they do not, the
 // lock is taken, as by Campaign, when it is free and what c says holds. Commit must compare that the lock is free.
 //
-// It sends that once, and returns etcd's answer to it: to commit, with that to the campaign nested in it, and a term if the
+// It sends that once, for as long as ctx lives and an attempt may last, and returns etcd's answer to it: to commit, with that to the campaign nested in it, and a term if the
 // lock was taken. Errors are those of Campaign; after ErrUnknown commit may have been made, or be made later.
 func (e *Elector) CampaignWith(ctx context.Context, c Candidacy, commit *etcdwire.Txn) (*Term, *etcdwire.Response, error) {
 	session := e.current()
@@ -85,7 +85,7 @@ func (e *Elector) CampaignWith(ctx context.Context, c Candidacy, commit *etcdwir
 		return nil, nil, ErrNoSession
 	}
 	commit.Else(c.txn(int64(session.Lease())))
-	resp, err := e.try(ctx, e.cfg.Attempt/3, commit)
+	resp, err := e.try(ctx, e.cfg.Attempt, commit)
 	switch {
 	case err == nil && !resp.Succeeded && len(resp.Nested) == 1 && resp.Nested[0].Succeeded:
 		return &Term{Key: c.Key, Fence: resp.Revision, Done: session.Done()}, resp, nil

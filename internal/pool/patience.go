@@ -14,7 +14,7 @@ const (
 	patienceFactor = 8
 )
 
-// patience is how long a holder's lock is respected: it follows the measured time of a commit.
+// patience is how long a holder's lock is respected, or an answer waited for: it follows the measured time of a commit.
 type patience struct {
 	mu   sync.Mutex // protects the following field
 	mean time.Duration

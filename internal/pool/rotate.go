@@ -147,7 +147,8 @@ type Rotator struct {
 	stock    reservations
 	purse    purse
 	begun    begunLives
-	patience patience
+	patience patience // of those who wait for a holder
+	answers  patience // of those who wait for the answer to a commit that goes with its campaign
 	reads    sharedReads
 	strikes  rounds[string, Strike, *Incident]
 	cooling  rounds[Life, coolDown, *Active]

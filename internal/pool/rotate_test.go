@@ -867,3 +867,75 @@ func TestLockThatNobodyKnowsOf(t *testing.T) {
 		}
 	})
 }
+
+// slowLocks answer campaigns with commits late, and not at all if the caller does not wait.
+type slowLocks struct {
+	pool.Locks
+	takes time.Duration
+}
+
+func (k *slowLocks) CampaignWith(ctx context.Context, l pool.Life, txn *pool.Txn) (*pool.Result, *pool.Term, error) {
+	select {
+	case <-time.After(k.takes):
+		return k.Locks.CampaignWith(ctx, l, txn)
+	case <-ctx.Done():
+		return nil, nil, errLost
+	}
+}
+
+// A store under load answers late. What is given up is begun anew and adds to the load, so that is soon not done any more.
+func TestBidsWaitForASlowStore(t *testing.T) {
+	for name, tt := range map[string]struct {
+		takes time.Duration
+		most  int // that may be given up, of 20
+		wait  time.Duration
+	}{
+		"slow":  {300 * time.Millisecond, 4, 300 * time.Millisecond},
+		"quick": {2 * time.Millisecond, 0, 2 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRotateRig(t, 1, func(cfg *pool.RotatorConfig) { cfg.Locks = &slowLocks{cfg.Locks, tt.takes} })
+				for i := range 20 {
+					life := r.active(fmt.Sprint("a", i))
+					r.backups(fmt.Sprint("b", i))
+					began := time.Now()
+					must(r.rotators[0].Rotate(t.Context(), request(life, fmt.Sprint(i))))
+					if took := time.Since(began); i == 19 && took != tt.wait {
+						t.Errorf("the last one took %v, want %v", took, tt.wait)
+					}
+				}
+				if r.seen.unknown > tt.most {
+					t.Errorf("%d of 20 were given up", r.seen.unknown)
+				}
+			})
+		})
+	}
+}
+
+// Many rotations begin at once, and nothing has been measured yet: a store that takes longer for so many is waited for.
+func TestBidsWaitForABurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotateRig(t, 1, func(cfg *pool.RotatorConfig) { cfg.Locks = &slowLocks{cfg.Locks, 250 * time.Millisecond} })
+		const n = 100
+		r.bound(n, time.Minute)
+		lives := make([]pool.Life, n)
+		for i := range lives {
+			lives[i] = r.active(fmt.Sprint("a", i))
+			r.backups(fmt.Sprint("b", i))
+		}
+		var calls sync.WaitGroup
+		for i, life := range lives {
+			calls.Go(func() {
+				if _, err := r.rotators[0].Rotate(t.Context(), request(life, fmt.Sprint(i))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		calls.Wait()
+		// The first ones were sent before it was known how many would follow.
+		if r.seen.unknown > 60 {
+			t.Errorf("%d of %d were given up", r.seen.unknown, n)
+		}
+	})
+}

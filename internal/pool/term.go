@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Term is a won campaign: a context that ends with the session behind the lock, and a fence that every write of the
@@ -83,7 +84,7 @@ func (r *Rotator) apply(ctx context.Context, f *flight, term *Term, txn *Txn) (*
 	if r.applier.outdated(txn) {
 		return nil, errOutdated
 	}
-	res, won, err := r.Locks.CampaignWith(ctx, f.life, txn)
+	res, won, err := r.bid(ctx, f.life, txn)
 	switch {
 	case errors.Is(err, ErrOutcomeUnknown):
 		f.unsure = true
@@ -99,6 +100,26 @@ func (r *Rotator) apply(ctx context.Context, f *flight, term *Term, txn *Txn) (*
 	}
 	*term = *won
 	return res, r.Steps(ctx, StepLocked, f.life)
+}
+
+// bid sends a commit with its campaign. The answer is waited for as long as a first one is, and longer while such answers
+// take long or many rotations are under way: giving one up and beginning anew would only add to the load.
+func (r *Rotator) bid(ctx context.Context, l Life, txn *Txn) (*Result, *Term, error) {
+	ctx, cancel := context.WithTimeout(ctx, max(firstAnswer, r.answers.get(), min(r.underWay()*answerShare, maxPatience)))
+	defer cancel()
+	began := time.Now()
+	defer func() { r.answers.observe(time.Since(began)) }()
+	return r.Locks.CampaignWith(ctx, l, txn)
+}
+
+// answerShare is what each rotation under way may add to the time of an answer.
+const answerShare = 5 * time.Millisecond
+
+// underWay is the number of flights.
+func (r *Rotator) underWay() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Duration(len(r.flights))
 }
 
 // resign gives the lock back, if it was taken.
