@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -403,5 +404,36 @@ func TestStopReleasesEverything(t *testing.T) {
 	}
 	if e.Alive() {
 		t.Error("a session is left after the stop")
+	}
+}
+
+// What clears up begins while the elector stops and waits for what clears up. History: a run of all tests on a busy machine.
+func TestStopWhileLocksAreGivenBack(t *testing.T) {
+	client := connect(t, etcdtest.Start(t))
+	for range 6 {
+		e, err := election.New(election.Config{Client: client, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { e.Run(ctx); close(done) }()
+		eventually(t, "a session", e.Alive)
+		var givers sync.WaitGroup
+		for range 4 {
+			givers.Go(func() {
+				for {
+					e.Resign(&election.Term{Key: lockKey, Fence: 1})
+					select {
+					case <-done:
+						return
+					case <-time.After(time.Millisecond):
+					}
+				}
+			})
+		}
+		cancel()
+		await(t, done)
+		givers.Wait()
 	}
 }

@@ -69,9 +69,8 @@ type Config struct {
 
 // Elector holds one session at a time and campaigns with it. All methods are safe for concurrent use.
 type Elector struct {
-	cfg   Config
-	tasks sync.WaitGroup
-	bg    context.Context // of clean-ups; ends shortly after Run does
+	cfg Config
+	bg  context.Context // of clean-ups; ends shortly after Run does
 
 	watcher boundedWatcher // of roles
 
@@ -79,6 +78,8 @@ type Elector struct {
 	session *concurrency.Session
 	renew   context.CancelFunc       // ends the session early
 	roles   map[string]chan struct{} // holds something while this process seeks or holds the role
+	tasks   int                      // clean-ups under way
+	idle    chan struct{}            // closed when there are none any more; nil until Run waits for that
 }
 
 // New returns an Elector that has no session until Run gets one.
@@ -127,15 +128,20 @@ func (e *Elector) Run(ctx context.Context) {
 	e.drain(cancel)
 }
 
-// drain waits for clean-ups, a bounded time.
+// drain waits for clean-ups, a bounded time. Those that would begin when there are none any more are left to the end of the
+// session, which has been seen to.
 func (e *Elector) drain(cancel context.CancelFunc) {
-	done := make(chan struct{})
-	go func() { e.tasks.Wait(); close(done) }()
+	idle := make(chan struct{})
+	e.mu.Lock()
+	if e.idle = idle; e.tasks == 0 {
+		close(idle)
+	}
+	e.mu.Unlock()
 	select {
-	case <-done:
+	case <-idle:
 	case <-time.After(e.cfg.Attempt):
 		cancel()
-		<-done
+		<-idle
 	}
 }
 
@@ -266,11 +272,20 @@ func (e *Elector) expired(session *concurrency.Session) {
 // background runs a clean-up that Run waits for.
 func (e *Elector) background(fn func(ctx context.Context)) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	ctx := e.bg
-	e.mu.Unlock()
-	if ctx.Err() == nil {
-		e.tasks.Go(func() { fn(ctx) })
+	if ctx.Err() != nil || e.idle != nil && e.tasks == 0 {
+		return
 	}
+	e.tasks++
+	go func() {
+		fn(ctx)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.tasks--; e.tasks == 0 && e.idle != nil {
+			close(e.idle)
+		}
+	}()
 }
 
 func pause(ctx context.Context, d time.Duration) {
