@@ -508,6 +508,25 @@ func TestLockOfAFormerLife(t *testing.T) {
 	}
 }
 
+// History: faults -seed 20261206, pool admin-scarce, key k19. The answer to a call's park was lost; the call found stock and
+// made the rotation. Others had been told meanwhile that it waits.
+func TestOneCallParksAndRotates(t *testing.T) {
+	s := newStory()
+	g := s.pool()
+	began := int64(s.time)
+	s.rev(recorder.Change{Key: "active/p/a0", Create: g, Value: json.RawMessage(strings.Replace(healthy("a0", "a0"), "HEALTHY", "EXHAUSTED", 1))},
+		put("pending/p/a0", fmt.Sprintf(`{"generation":"%d","requestId":"q1"}`, g)), event("park", "key.pending", "keys/a0", `"keyId":"a0"`))
+	s.op(history.Op{Kind: history.Rotate, Client: "q2", Key: "a0", Generation: g, RequestID: "q2", Outcome: history.Pending, Revision: s.at})
+	s.lock("a0", "r0")
+	s.rev(append(rotation("R", "a0", "b0", "a0", "q1", g), del("pending/p/a0"))...)
+	s.op(answer(history.Rotate, history.Rotated, "R", "q1", "q1", g, s.at))
+	s.last(0).Start = began
+	if r := check.Run(s.in); slices.ContainsFunc(r.Violations, func(v check.Violation) bool { return v.Invariant == "linearizability" }) {
+		r.Write(os.Stderr)
+		t.Error("the answers are held to have no order")
+	}
+}
+
 // A request that waited in one life, and was cancelled, is a new one when it comes again without generation in a later life.
 func TestRequestWaitsAgainInALaterLife(t *testing.T) {
 	s := newStory()

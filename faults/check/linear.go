@@ -226,6 +226,11 @@ func (r *run) deeds() map[string][]porcupine.Operation {
 			end = never
 		}
 		lives[life] = append(lives[life], porcupine.Operation{ClientId: number[op.Client], Input: d, Call: op.Start, Return: end})
+		if d.parks && d.rotation != "" { // one call may have had it wait, not heard of it, found stock, and made it
+			lives[life] = append(lives[life], porcupine.Operation{
+				ClientId: number[op.Client], Input: deed{kind: history.Rotate, request: d.request, unknown: true, op: d.op}, Call: op.Start, Return: end,
+			})
+		}
 	}
 	return lives
 }
