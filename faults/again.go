@@ -19,7 +19,7 @@ const inputFile = "input.json"
 
 // keepInput makes it possible to check the run again.
 func (p *part) keepInput(in check.Input) error {
-	in.Ops, in.Recording = nil, nil
+	in.Ops, in.Recording, in.Files = nil, nil, nil
 	text, err := json.Marshal(in)
 	if err != nil {
 		return err
@@ -29,7 +29,7 @@ func (p *part) keepInput(in check.Input) error {
 
 // again checks what was kept of a run with the checks as they are now.
 func (o *options) again(stdout, stderr io.Writer) int {
-	code := exitOK
+	code, checked := exitOK, 0
 	for _, mode := range []string{modeCluster, modeEmbedded} {
 		p := &part{Mode: mode, options: o, dir: filepath.Join(o.recheck, mode), out: stdout}
 		if _, err := os.Stat(p.dir); errors.Is(err, os.ErrNotExist) {
@@ -40,11 +40,16 @@ func (o *options) again(stdout, stderr io.Writer) int {
 			fmt.Fprintln(stderr, "faults:", err)
 			return exitFailed
 		}
+		checked++
 		report := check.Run(*in)
 		fmt.Fprintf(stdout, "%s:\n", mode)
 		if report.Write(stdout); !report.OK() {
 			code = exitViolated
 		}
+	}
+	if checked == 0 {
+		fmt.Fprintf(stderr, "faults: %s holds nothing that a run has kept: name the directory that the run printed\n", o.recheck)
+		return exitFailed
 	}
 	return code
 }
@@ -57,6 +62,9 @@ func (p *part) keptInput() (*check.Input, error) {
 	in := &check.Input{QuorumLoss: p.quorumLoss}
 	if err := json.Unmarshal(text, in); err != nil {
 		return nil, fmt.Errorf("%s: %w", inputFile, err)
+	}
+	if in.Files, err = p.searched(); err != nil { // where they are now
+		return nil, err
 	}
 	if in.Ops, err = lines[history.Op](filepath.Join(p.dir, "history.jsonl")); err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ func TestRecheck(t *testing.T) {
 		Faults:    []check.Fault{{Kind: "replica-kill", Target: "r", Start: at, End: at.Add(time.Second)}},
 		Held:      []check.Hold{{Replica: "r", Pool: "p", Key: "k", Generation: 2, Start: at, End: at}},
 		Upstream:  []check.Deed{{At: at, Pool: "p", Key: "k", Mint: true, Intent: "i"}},
-		Minted:    []string{"sk-fake-minted"}, Canaries: []string{"sk-fake-canary"}, Files: []string{"rotatord-1.log"},
+		Minted:    []string{"sk-fake-minted"}, Canaries: []string{"sk-fake-canary"},
 	}
 	dir := t.TempDir()
 	p := &part{Mode: modeEmbedded, dir: filepath.Join(dir, modeEmbedded)}
@@ -35,6 +35,10 @@ func TestRecheck(t *testing.T) {
 	}
 	writeLines(t, filepath.Join(p.dir, "history.jsonl"), in.Ops)
 	writeLines(t, filepath.Join(p.dir, "revisions.jsonl"), in.Recording)
+	in.Files = []string{filepath.Join(p.dir, "rotatord-1.log")}
+	if err := os.WriteFile(in.Files[0], nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := p.keepInput(in); err != nil {
 		t.Fatal(err)
 	}
@@ -47,6 +51,9 @@ func TestRecheck(t *testing.T) {
 	}
 	if got.QuorumLoss == nil || !got.QuorumLoss("replica-kill") {
 		t.Error("one node has no other to take over, and its loss is not held to be one of the quorum")
+	}
+	if code := (&options{recheck: t.TempDir()}).again(io.Discard, io.Discard); code != exitFailed {
+		t.Errorf("a directory without a run is checked with %d, want %d", code, exitFailed)
 	}
 	if code := (&options{recheck: dir}).again(io.Discard, io.Discard); code != exitViolated {
 		t.Errorf("a run with a complaint of the recorder is checked again with %d, want %d", code, exitViolated)

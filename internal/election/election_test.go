@@ -62,6 +62,19 @@ func elector(t *testing.T, client *clientv3.Client) (*election.Elector, func() c
 	return e, func() clientv3.LeaseID { return clientv3.LeaseID(lease.Load()) }
 }
 
+// started runs an elector until it is cancelled; done is closed when it has ended.
+func started(t *testing.T, client *clientv3.Client) (e *election.Elector, cancel context.CancelFunc, done chan struct{}) {
+	t.Helper()
+	e, err := election.New(election.Config{Client: client, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done = make(chan struct{})
+	go func() { e.Run(ctx); close(done) }()
+	return e, cancel, done
+}
+
 func await(t *testing.T, ch <-chan struct{}) {
 	t.Helper()
 	select {
@@ -205,13 +218,7 @@ func TestSessionEnd(t *testing.T) {
 
 func TestWithoutASessionCampaignsFailAtOnce(t *testing.T) {
 	client := connect(t, "127.0.0.1:1") // nobody listens there
-	e, err := election.New(election.Config{Client: client, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { e.Run(ctx); close(done) }()
+	e, cancel, done := started(t, client)
 	if _, _, err := e.Campaign(within(t), candidacy("v", 0)); !errors.Is(err, election.ErrNoSession) {
 		t.Errorf("campaign without etcd: %v, want ErrNoSession", err)
 	}
@@ -386,13 +393,7 @@ func TestGhostIsReaped(t *testing.T) {
 func TestStopReleasesEverything(t *testing.T) {
 	client := connect(t, etcdtest.Start(t))
 	put(t, client, lifeKey, "alive")
-	e, err := election.New(election.Config{Client: client, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { e.Run(ctx); close(done) }()
+	e, cancel, done := started(t, client)
 	eventually(t, "a session", e.Alive)
 	if campaign(t, e, "v", 0) == nil {
 		t.Fatal("not won")
@@ -411,13 +412,7 @@ func TestStopReleasesEverything(t *testing.T) {
 func TestStopWhileLocksAreGivenBack(t *testing.T) {
 	client := connect(t, etcdtest.Start(t))
 	for range 6 {
-		e, err := election.New(election.Config{Client: client, Log: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan struct{})
-		go func() { e.Run(ctx); close(done) }()
+		e, cancel, done := started(t, client)
 		eventually(t, "a session", e.Alive)
 		var givers sync.WaitGroup
 		for range 4 {
