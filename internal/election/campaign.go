@@ -77,8 +77,9 @@ func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *etcdwire.R
 // compares hold it is made, and the lock is not written, since its holder would only delete it again. If they do not, the
 // lock is taken, as by Campaign, when it is free and what c says holds. Commit must compare that the lock is free.
 //
-// It sends that once, for as long as ctx lives and an attempt may last, and returns etcd's answer to it: to commit, with that to the campaign nested in it, and a term if the
-// lock was taken. Errors are those of Campaign; after ErrUnknown commit may have been made, or be made later.
+// It sends that once, and waits as long as ctx lives and an attempt may last. It returns etcd's answer to commit, in which
+// that to the campaign is nested, and a term if the lock was taken. Errors are those of Campaign; after ErrUnknown commit may
+// have been made, or be made later.
 func (e *Elector) CampaignWith(ctx context.Context, c Candidacy, commit *etcdwire.Txn) (*Term, *etcdwire.Response, error) {
 	session := e.current()
 	if session == nil {
@@ -155,17 +156,28 @@ func (e *Elector) abandon(c Candidacy, maybe bool, err error) error {
 func (e *Elector) reap(ctx context.Context, c Candidacy) {
 	for delay := 100 * time.Millisecond; delay < 10*time.Second; delay *= 2 {
 		tctx, cancel := context.WithTimeout(ctx, e.cfg.Attempt)
-		resp, err := e.cfg.Client.Txn(tctx).
-			If(clientv3.Compare(clientv3.Value(c.Key), "=", c.Value)).
-			Then(clientv3.OpDelete(c.Key)).Commit()
+		deleted := e.withdraw(tctx, c)
 		cancel()
-		if err == nil && resp.Succeeded {
+		if deleted {
 			return
 		}
 		if pause(ctx, delay); ctx.Err() != nil {
 			return
 		}
 	}
+}
+
+// withdraw deletes a lock by its value, and reports whether it was there. It looks first: a transaction that may delete goes
+// through etcd's log even if it deletes nothing, and most often there is nothing.
+func (e *Elector) withdraw(ctx context.Context, c Candidacy) bool {
+	got, err := e.cfg.Client.Get(ctx, c.Key)
+	if err != nil || len(got.Kvs) == 0 || string(got.Kvs[0].Value) != c.Value {
+		return false
+	}
+	resp, err := e.cfg.Client.Txn(ctx).
+		If(clientv3.Compare(clientv3.Value(c.Key), "=", c.Value)).
+		Then(clientv3.OpDelete(c.Key)).Commit()
+	return err == nil && resp.Succeeded
 }
 
 // Resign gives a lock back if it is still this term's. It does not wait for etcd. If etcd does not hear of it, a waiter

@@ -323,6 +323,38 @@ func TestGhostOfACampaignWithACommit(t *testing.T) {
 	eventually(t, "the ghost lock is gone", func() bool { value, _ := lock(t, other); return value == "" })
 }
 
+// A commit that was made although its answer was lost has left no lock: to look for one costs etcd no writes.
+func TestLookingForAGhostWritesNothing(t *testing.T) {
+	endpoint := etcdtest.Start(t)
+	var txns, looks atomic.Int64
+	client := connect(t, endpoint, grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			err := invoker(ctx, method, req, reply, cc, opts...)
+			switch method {
+			case "/etcdserverpb.KV/Range":
+				looks.Add(1)
+			case "/etcdserverpb.KV/Txn":
+				txns.Add(1)
+				return status.Error(codes.Unavailable, "the connection broke")
+			}
+			return err
+		}))
+	other := connect(t, endpoint)
+	put(t, other, lifeKey, "alive")
+	now, err := other.Get(within(t), lifeKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, _ := elector(t, client)
+	if _, _, err := e.CampaignWith(within(t), candidacy("ghost", 0), commit(now.Kvs[0].ModRevision)); !errors.Is(err, election.ErrUnknown) {
+		t.Errorf("campaign without an answer: %v, want ErrUnknown", err)
+	}
+	eventually(t, "it is looked for several times", func() bool { return looks.Load() >= 3 })
+	if n := txns.Load(); n != 1 {
+		t.Errorf("%d transactions, want only the campaign", n)
+	}
+}
+
 // spoiler loses the answers of transactions while it is on.
 type spoiler struct {
 	on   atomic.Bool
