@@ -20,8 +20,10 @@ type patience struct {
 	mean time.Duration
 }
 
-// observe adds a measured commit to a moving mean over about eight of them.
+// observe adds a measured commit to a moving mean over about eight of them. One that took longer than is waited for says no
+// more than that: it may be this process that stood still.
 func (p *patience) observe(d time.Duration) {
+	d = min(d, maxPatience/patienceFactor)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mean == 0 {
