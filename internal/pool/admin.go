@@ -91,10 +91,12 @@ func (a *Admin) transition(ctx context.Context, decide func() (*Txn, error)) (in
 		}
 		t.Event.ID = id
 		res, err := a.applier.apply(ctx, t)
-		if err != nil {
+		switch {
+		case err != nil && late:
+			return 0, errNotKnown.Because(err)
+		case err != nil:
 			return 0, err
-		}
-		if res.Applied {
+		case res.Applied:
 			return res.Revision, nil
 		}
 		late = late || res.Late

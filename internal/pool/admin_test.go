@@ -908,6 +908,40 @@ func TestAdminLateCopyOfAnEarlierTry(t *testing.T) {
 	})
 }
 
+// TestFailureAfterALateCopy: "not applied" of the last try says nothing of a copy of the first one.
+func TestFailureAfterALateCopy(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		r := newAdminRig(t).fill()
+		var late []func()
+		tries := 0
+		r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
+			if c.Op != "Apply" {
+				return f
+			}
+			switch tries++; {
+			case tries == 1:
+				f = pooltest.Fault{Err: pool.ErrOutcomeUnknown, Late: func(send func()) {
+					late = append(late, send)
+					r.bind("z", "s4") // so the copy sent next is refused, and the call decides anew
+				}}
+			case tries > 2:
+				f = pooltest.Fault{Err: pool.ErrNotApplied}
+			}
+			return f
+		}
+		ctx, cancel := context.WithTimeout(r.ctx, 100*time.Millisecond)
+		defer cancel()
+		if err := errOf(r.admin.SetBinding(ctx, "p", "z", priorities("s1"))); pool.ReasonOf(err) != pool.ReasonOutcomeUnknown {
+			t.Errorf("with a copy under way the answer is %v, want not known", err)
+		}
+		r.must(second(r.rival.RemoveBinding(r.ctx, "p", "z")))
+		late[0]()
+		if !r.has(pool.BindingRef("p", "z")) {
+			t.Error("the copy was not made: this test shows nothing")
+		}
+	})
+}
+
 // TestRefusalWaitsForLateCopies: in a run of the fault test AddKeys was told that the id was taken, and a copy of its
 // request was applied 40 ms later, since the other key of that id had been removed by then. While a copy may be under
 // way the answer is "not known", and asking again gives the true one.
