@@ -28,6 +28,14 @@ func (a *Admin) RemoveKey(ctx context.Context, pool, key string, unbind bool) (u
 	if err := checkPoolAnd("key_id", pool, key); err != nil {
 		return 0, 0, err
 	}
+	if unbound, revision, err = a.remove(ctx, pool, key, unbind); unbound > 0 {
+		err = unfinished("the removal of key "+key, err)
+	}
+	return unbound, revision, err
+}
+
+// remove removes the key from where it is, and looks for it again when it is not there any more.
+func (a *Admin) remove(ctx context.Context, pool, key string, unbind bool) (unbound int, revision int64, err error) {
 	for try := range adminTries {
 		if try > 0 && !wait(ctx, adminBackoff(try)) {
 			return unbound, 0, Refuse(ReasonNotApplied, "not applied in time, because others changed the same records").Because(ctx.Err())
@@ -123,11 +131,7 @@ func (a *Admin) removeActive(ctx context.Context, pool, key string, unbind bool)
 		revision, err = a.finishRemoval(ctx, c)
 	}
 	if err != nil {
-		err = a.giveUp(ctx, c, err)
-		if unbound > 0 {
-			err = unfinished("the removal of key "+key, err)
-		}
-		return unbound, 0, err
+		return unbound, 0, a.giveUp(ctx, c, err)
 	}
 	return unbound, revision, nil
 }
@@ -263,7 +267,7 @@ func refuseBound(c *closing, proxies []string) error {
 }
 
 // unbindAll takes the slot out of the bindings of proxies, each in its own transaction: how many there are does not
-// matter to etcd's limit. A crash in between leaves some unbound and the slot closed.
+// matter to etcd's limit. It counts those it may have unbound as well. A crash in between leaves some unbound and the slot closed.
 func (a *Admin) unbindAll(ctx context.Context, c *closing, proxies []string) (int, error) {
 	var done atomic.Int64
 	var work errgroup.Group
@@ -271,7 +275,7 @@ func (a *Admin) unbindAll(ctx context.Context, c *closing, proxies []string) (in
 	for _, proxy := range proxies {
 		work.Go(func() error {
 			rev, err := a.unbindOne(ctx, c, proxy)
-			if rev != 0 {
+			if rev != 0 || errors.Is(err, ErrOutcomeUnknown) { // then it may be
 				done.Add(1)
 			}
 			return err

@@ -219,7 +219,8 @@ func TestRemoveKeySettlesTheUnknown(t *testing.T) {
 			ctx, cancel := context.WithTimeout(r.ctx, 100*time.Millisecond)
 			defer cancel()
 			bound := boundTo(r, "s1")
-			if err := errOf(r.admin.RemoveKey(ctx, "p", "k1", true)); pool.ReasonOf(err) != notAppliedIf(boundTo(r, "s1") == bound) {
+			unchanged := func() bool { return lost == pool.EventKeyRemoved && boundTo(r, "s1") == bound } // else it may have unbound somebody
+			if err := errOf(r.admin.RemoveKey(ctx, "p", "k1", true)); pool.ReasonOf(err) != notAppliedIf(unchanged()) {
 				t.Errorf("%s lost: got %v", lost, err)
 			}
 			before := r.digest()
@@ -232,6 +233,30 @@ func TestRemoveKeySettlesTheUnknown(t *testing.T) {
 			r.sound("after the late copies")
 		})
 	}
+}
+
+// TestRemoveKeyHasUnbound: a removal that has unbound proxies, and was not told so, does not say that nothing was done.
+func TestRemoveKeyHasUnbound(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		r := newAdminRig(t).fill()
+		r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
+			if c.Txn != nil && (c.Txn.Event.Type == pool.EventBindingSet || c.Txn.Event.Type == pool.EventBindingRemoved) {
+				f = pooltest.Fault{Err: pool.ErrOutcomeUnknown, Made: true}
+			}
+			return f
+		}
+		ctx, cancel := context.WithTimeout(r.ctx, 100*time.Millisecond)
+		defer cancel()
+		bound := boundTo(r, "s1")
+		err := errOf(r.admin.RemoveKey(ctx, "p", "k1", true))
+		if boundTo(r, "s1") == bound {
+			t.Fatal("nobody was unbound")
+		}
+		if pool.ReasonOf(err) != pool.ReasonOutcomeUnknown {
+			t.Errorf("got %v, want that the outcome is not known", err)
+		}
+		r.sound("after it")
+	})
 }
 
 // TestRemoveKeyMendsALostSlot: a key whose slot was lost to a hand edit can be removed.
