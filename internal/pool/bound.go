@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -117,8 +118,8 @@ func (s *Snapshot) anyToken(p *Pool, now time.Time) bool {
 
 // purse knows the tokens that this process uses or has just used.
 type purse struct {
-	mu    sync.Mutex // protects the following fields
-	taken map[Ref]int64
+	mu    sync.Mutex    // protects the following fields
+	taken map[Ref]int64 // 0: in hand; else the revision at which it was used, which the mirror may not show yet
 	moved chan struct{} // closed and replaced when a token is given back
 }
 
@@ -137,10 +138,12 @@ func (p *purse) take(ref Ref, revision int64) (taken, waiting bool) {
 	return true, false
 }
 
-// giveBack ends a reservation. put is the revision at which the token was used, 0 if it was not, or nobody knows.
-func (p *purse) giveBack(ref Ref, put int64) {
+// giveBack ends a reservation. put is the revision at which the token was used, 0 if it was not, or nobody knows. What the
+// mirror shows at its revision needs no memory.
+func (p *purse) giveBack(ref Ref, put, mirror int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	maps.DeleteFunc(p.taken, func(_ Ref, put int64) bool { return put != 0 && put <= mirror })
 	if put == 0 {
 		delete(p.taken, ref)
 	} else {
@@ -193,9 +196,9 @@ func (r *Rotator) settleToken(t *Token, f *flight, done bool) {
 	switch {
 	case t == nil:
 	case done:
-		r.purse.giveBack(t.Ref(), f.revision)
+		r.purse.giveBack(t.Ref(), f.revision, r.Mirror.Revision())
 	default:
-		r.purse.giveBack(t.Ref(), 0)
+		r.purse.giveBack(t.Ref(), 0, r.Mirror.Revision())
 	}
 }
 
@@ -384,7 +387,7 @@ func (r *Rotator) sayReached(ctx context.Context, f *flight, p *Pool, held map[s
 		put = res.Revision
 		r.Observer.BoundReached(p, f.life.Key)
 	}
-	r.purse.giveBack(before.Ref(), put)
+	r.purse.giveBack(before.Ref(), put, r.Mirror.Revision())
 }
 
 // coolDown takes a key that cannot be rotated now out of service until it can. The refusal is true without it, so what goes
