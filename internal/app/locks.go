@@ -40,24 +40,20 @@ func (k *locks) Campaign(ctx context.Context, l pool.Life, over, seen int64, p p
 		lock, // first, as the election wants it
 		pool.ActiveRef(l.Pool, l.Key), pool.RotationRef(l), pool.PendingRef(l.Pool, l.Key), pool.PoolRef(l.Pool),
 	}
-	alive, read := pool.LifeIs(l), refs
-	if seen != 0 { // the caller knows the rest, and it is read if that turns out wrong
-		alive, read = pool.Unchanged(pool.ActiveRef(l.Pool, l.Key), seen), refs[:1]
+	alive := pool.LifeIs(l)
+	if seen != 0 {
+		alive = pool.Unchanged(pool.ActiveRef(l.Pool, l.Key), seen)
 	}
-	c.Over, c.If, c.Read, c.Blind = over, []etcdwire.Compare{k.store.Compare(alive)}, k.store.Keys(read), seen != 0
+	c.Over, c.If, c.Read, c.Blind = over, []etcdwire.Compare{k.store.Compare(alive)}, k.store.Keys(refs), seen != 0
 	term, resp, err := k.elector.Campaign(ctx, c)
-	if err != nil {
+	switch {
+	case err != nil:
 		k.suspect(err)
 		return nil, nil, campaignError(err)
+	case term != nil && c.Blind: // the caller knows the rest
+		return termOf(l, term), nil, nil
 	}
-	var state *pool.State
-	if seen == 0 {
-		state = k.store.StateOf(refs, resp)
-	}
-	if term == nil && seen != 0 {
-		state, err = k.store.Read(ctx, refs...)
-	}
-	return termOf(l, term), state, err
+	return termOf(l, term), k.store.StateOf(refs, resp), nil
 }
 
 func termOf(l pool.Life, term *election.Term) *pool.Term {

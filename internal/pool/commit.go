@@ -21,16 +21,16 @@ type situation struct {
 	token   *Token // of the bound, as it was seen; nil: none is used
 }
 
-// commit ends the life under a term, starting from the state the campaign saw, or, of a term to be won, from what is known.
+// commit ends the life under its lock, starting from the state the campaign saw, or, with a bid, from what is known.
 // It reports whether the lock is released; errAgain means that the lock or the life is not what it was.
-func (r *Rotator) commit(ctx context.Context, f *flight, term *Term, s *State) (released bool, err error) {
+func (r *Rotator) commit(ctx context.Context, f *flight, k *stake, s *State) (released bool, err error) {
 	if err := r.Steps(ctx, StepRead, f.life); err != nil {
 		return false, err
 	}
 	// Backups found taken by others. The key itself is one from the start: a mirror that lags may show it in stock, where
 	// it was before this life or came to after it.
 	spent := map[string]bool{f.life.Key: true}
-	for ctx.Err() == nil && !term.over() {
+	for ctx.Err() == nil && !k.over() {
 		if done, err := r.ended(ctx, f, s); done || err != nil {
 			return false, err
 		}
@@ -47,15 +47,15 @@ func (r *Rotator) commit(ctx context.Context, f *flight, term *Term, s *State) (
 		if f.req.reported && now.pool.IncidentAt(r.Now()) != nil {
 			return false, errIncident
 		}
-		lost, err := r.attempt(ctx, f, term, now, spent)
+		lost, err := r.attempt(ctx, f, k, now, spent)
 		if err != nil || lost == nil {
 			return err == nil, err
 		}
+		if k.won == nil { // not won: somebody else has the lock, or the life is over
+			return false, errAgain
+		}
 		if err := r.reconsider(f, lost, spent); err != nil {
 			return false, err
-		}
-		if term.bid != nil { // not won: somebody else has the lock, or the life is over
-			return false, errAgain
 		}
 		s = lost.result.State
 	}
@@ -115,7 +115,7 @@ func lostTo(t *Txn, res *Result) (*loss, error) {
 // attempt makes the rotation, or without a backup records that it waits. It returns nil if that is done. The token comes
 // before the backup, so that nobody who is refused at the bound keeps stock from others; only a rotation that waits already
 // needs a token for nothing but a backup.
-func (r *Rotator) attempt(ctx context.Context, f *flight, term *Term, now situation, spent map[string]bool) (lost *loss, err error) {
+func (r *Rotator) attempt(ctx context.Context, f *flight, k *stake, now situation, spent map[string]bool) (lost *loss, err error) {
 	defer func() { r.settleToken(now.token, f, err == nil && lost == nil) }()
 	waits := now.waits(f.life)
 	if !waits {
@@ -127,7 +127,7 @@ func (r *Rotator) attempt(ctx context.Context, f *flight, term *Term, now situat
 		return nil, err
 	}
 	if now.backup == nil {
-		return r.park(ctx, f, term, now)
+		return r.park(ctx, f, k, now)
 	}
 	defer r.stock.drop(now.backup.Ref())
 	if waits {
@@ -135,7 +135,7 @@ func (r *Rotator) attempt(ctx context.Context, f *flight, term *Term, now situat
 			return nil, err
 		}
 	}
-	return r.swap(ctx, f, term, now)
+	return r.swap(ctx, f, k, now)
 }
 
 // waits reports whether the rotation of a life waits for stock.
@@ -165,13 +165,13 @@ func (r *Rotator) searchStock(ctx context.Context, pool string, not map[string]b
 
 // swap makes the rotation. A crash before its transaction is sent leaves at most a lock that others take over; after it,
 // the rotation as it is on record. It returns the lost result for another try.
-func (r *Rotator) swap(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
-	txn, rot, successor := rotationTxn(f, term, now, r.Replica, r.Now())
+func (r *Rotator) swap(ctx context.Context, f *flight, k *stake, now situation) (*loss, error) {
+	txn, rot, successor := rotationTxn(f, k, now, r.Replica, r.Now())
 	if err := r.Steps(ctx, StepSend, f.life); err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	res, err := r.apply(ctx, f, term, txn)
+	res, err := r.apply(ctx, f, k, txn, rot)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func (r *Rotator) swap(ctx context.Context, f *flight, term *Term, now situation
 // still in service (and was not rotated: rotations are kept longer than any call lives), the backup is as it was seen
 // and in no other home, the pool is neither changed nor paused nor deleted, the token of its bound was not used by anybody
 // else, and nobody else has the lock.
-func rotationTxn(f *flight, term *Term, now situation, replica string, at time.Time) (*Txn, *Rotation, *Active) {
+func rotationTxn(f *flight, k *stake, now situation, replica string, at time.Time) (*Txn, *Rotation, *Active) {
 	old, backup := now.active, now.backup
 	rot := &Rotation{
 		Version: Version{Schema: Schema}, Life: f.life, ID: newID(), Slot: old.Slot, NewKey: backup.Key,
@@ -211,7 +211,7 @@ func rotationTxn(f *flight, term *Term, now situation, replica string, at time.T
 	}
 	txn := &Txn{
 		If: []Guard{
-			term.alive(old),
+			k.alive(old),
 			Absent(RotationRef(f.life)),
 			Same(backup),
 			Absent(successor.Ref()),
@@ -229,7 +229,7 @@ func rotationTxn(f *flight, term *Term, now situation, replica string, at time.T
 		txn.Delete = append(txn.Delete, now.pending.Ref())
 	}
 	now.token.spend(txn, old.Key, at)
-	term.guard(txn)
+	k.guard(txn)
 	return txn, rot, successor
 }
 
@@ -262,20 +262,20 @@ func newID() string { return uuid.Must(uuid.NewV7()).String() }
 
 // park records that the rotation waits for stock and takes the key out of service. If stock came in between, whoever
 // sees both finishes it.
-func (r *Rotator) park(ctx context.Context, f *flight, term *Term, now situation) (*loss, error) {
-	if now.waits(f.life) && term.bid != nil {
+func (r *Rotator) park(ctx context.Context, f *flight, k *stake, now situation) (*loss, error) {
+	if now.waits(f.life) && k.won == nil {
 		return nil, errAgain // so it is remembered; a campaign finds out whether it is still so
 	}
 	if now.waits(f.life) {
 		f.revision = now.pending.ModRevision
-		r.resign(term)
+		r.resign(k)
 		return nil, nil
 	}
-	txn, pending := parkTxn(f, term, now, r.Now())
+	txn, pending := parkTxn(f, k, now, r.Now())
 	if err := r.Steps(ctx, StepSend, f.life); err != nil {
 		return nil, err
 	}
-	res, err := r.apply(ctx, f, term, txn)
+	res, err := r.apply(ctx, f, k, txn, pending)
 	if err != nil {
 		return nil, err
 	}
@@ -290,7 +290,7 @@ func (r *Rotator) park(ctx context.Context, f *flight, term *Term, now situation
 	return nil, r.Steps(ctx, StepAnswer, f.life)
 }
 
-func parkTxn(f *flight, term *Term, now situation, at time.Time) (*Txn, *Pending) {
+func parkTxn(f *flight, k *stake, now situation, at time.Time) (*Txn, *Pending) {
 	pending := &Pending{
 		Version: Version{Schema: Schema}, Life: f.life, Trigger: f.req.Trigger, Source: f.req.Source, Reason: f.req.Reason,
 		RequestID: f.req.RequestID, ProxyID: f.req.ProxyID, RequestedAt: at,
@@ -314,7 +314,7 @@ func parkTxn(f *flight, term *Term, now situation, at time.Time) (*Txn, *Pending
 		},
 	}
 	now.token.spend(txn, f.life.Key, at)
-	term.guard(txn)
+	k.guard(txn)
 	return txn, pending
 }
 
@@ -347,7 +347,7 @@ func (r *Rotator) reconsider(f *flight, lost *loss, spent map[string]bool) error
 	var err error
 	for _, g := range failed {
 		switch ofOld := g.Ref.Name == f.life.Key; g.Ref.Kind {
-		case KindLock: // lost, or not won
+		case KindLock:
 			err = errAgain
 		case KindToken:
 			if f.lostTokens == nil {

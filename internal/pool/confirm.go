@@ -72,7 +72,8 @@ func (r *Rotator) purpose(ctx context.Context, f *flight) Purpose {
 	if !f.req.confirm {
 		return Purpose{Stage: StageRotate}
 	}
-	return Purpose{Stage: StageProbe, BusyUntil: r.Now().Add(busyTime(ctx))}
+	f.busyUntil = r.Now().Add(busyTime(ctx))
+	return Purpose{Stage: StageProbe, BusyUntil: f.busyUntil}
 }
 
 // busyTime is how long a probe that begins now may keep its holder busy.
@@ -156,11 +157,11 @@ func foundAlive(a *Active, now time.Time) bool {
 //
 // A crash while it asks leaves a lock that says until when: those who need the answer wait until then and ask themselves,
 // others take it over at once. What the former holder then commits is void.
-func (r *Rotator) confirm(ctx context.Context, f *flight, term *Term, s *State) (released bool, err error) {
-	busy, cancel := context.WithTimeout(ctx, busyTime(ctx)) // as the lock says
+func (r *Rotator) confirm(ctx context.Context, f *flight, k *stake, s *State) (released bool, err error) {
+	busy, cancel := context.WithTimeout(ctx, f.busyUntil.Sub(r.Now())) // as the lock says, however long the campaign took
 	defer cancel()
 	// The lock was free, so who held it before is done: that must be seen before the upstream is asked again.
-	r.seen(busy, term.Fence)
+	r.seen(busy, k.won.Fence)
 	if r.alreadyProbed(f) {
 		return false, nil
 	}
@@ -181,9 +182,9 @@ func (r *Rotator) confirm(ctx context.Context, f *flight, term *Term, s *State) 
 	began := r.Now()
 	switch r.probe(busy, f, now) {
 	case ProbeDead:
-		return r.commit(ctx, f, term, s)
+		return r.commit(ctx, f, k, s)
 	case ProbeAlive:
-		return r.rest(ctx, f, term, s)
+		return r.rest(ctx, f, k, s)
 	}
 	r.inVain.add(now.active, began)
 	f.probed, f.revision = &probed{result: ProbeUnreachable}, s.Revision
@@ -217,8 +218,8 @@ func (r *Rotator) probe(ctx context.Context, f *flight, now situation) ProbeResu
 
 // rest lets a key rest that was found alive. Its transaction carries the fence, so that it is not made after somebody has
 // taken the lock over, and gives the lock back.
-func (r *Rotator) rest(ctx context.Context, f *flight, term *Term, s *State) (released bool, err error) {
-	for ctx.Err() == nil && !term.over() {
+func (r *Rotator) rest(ctx context.Context, f *flight, k *stake, s *State) (released bool, err error) {
+	for ctx.Err() == nil && !k.over() {
 		if done, err := r.ended(ctx, f, s); done || err != nil {
 			return false, err
 		}
@@ -238,7 +239,7 @@ func (r *Rotator) rest(ctx context.Context, f *flight, term *Term, s *State) (re
 			return false, nil
 		}
 		txn.If = append(txn.If, Absent(RotationRef(f.life)), pendingGuard(f.life, now.pending))
-		term.guard(txn)
+		k.guard(txn)
 		res, err := r.applier.apply(ctx, txn)
 		if err != nil {
 			return false, err

@@ -111,6 +111,40 @@ func TestOneProbePerFailure(t *testing.T) {
 	}
 }
 
+// belatedLocks are locks whose campaigns take a while, and what they were wanted for.
+type belatedLocks struct {
+	pool.Locks
+	takes time.Duration
+	last  pool.Purpose
+}
+
+func (k *belatedLocks) Campaign(ctx context.Context, l pool.Life, over, seen int64, p pool.Purpose) (*pool.Term, *pool.State, error) {
+	k.last = p
+	time.Sleep(k.takes)
+	return k.Locks.Campaign(ctx, l, over, seen, p)
+}
+
+// However long the campaign took, the upstream is asked only for as long as the lock says.
+func TestProbeEndsWhenTheLockSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeProber{takes: time.Hour}
+		r, life := newConfirmRig(t, 1, f)
+		locks := &belatedLocks{Locks: &pooltest.MemLocks{Store: r.store, Holder: "slow"}, takes: 2 * time.Second}
+		slow := pool.NewRotator(pool.RotatorConfig{
+			Store: r.store, Locks: locks, Mirror: r.mirror, Observer: r.seen, Replica: "slow",
+			Classify: fakeRules{}, Sealer: pooltest.FakeSealer{Keyset: "test"}, Prober: f,
+		})
+		t.Cleanup(slow.Close)
+		if _, err := slow.Report(t.Context(), failed(life, 401)); err != nil {
+			t.Fatal(err)
+		}
+		r.want("probes", f.count(), 1)
+		if now := time.Now(); now.After(locks.last.BusyUntil) {
+			t.Errorf("it was still asking %v after the lock had said it would be done", now.Sub(locks.last.BusyUntil))
+		}
+	})
+}
+
 // A mirror that is behind does not have the upstream asked again.
 func TestOneProbeBesideALateMirror(t *testing.T) {
 	for _, result := range []pool.ProbeResult{pool.ProbeAlive, pool.ProbeDead, pool.ProbeUnreachable} {

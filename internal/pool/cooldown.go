@@ -34,7 +34,7 @@ func (r *Rotator) coolReported(ctx context.Context, rep *FailureReport, s *sight
 	case errors.Is(err, errIncident):
 		return r.incidentResult(ctx, rep, s.revision, j), nil
 	case err != nil:
-		return nil, err
+		return nil, abandoned(err, reportGoesOn)
 	}
 	revision := max(s.revision, a.ModRevision)
 	switch a.StatusAt(r.Now()) {

@@ -3,7 +3,6 @@ package pool
 import (
 	"context"
 	"slices"
-	"sync"
 )
 
 // action is what a request needs next.
@@ -152,16 +151,15 @@ func decideEnded(req *RotateRequest, st *standing, a *Active) verdict {
 
 // readStanding reads what decide needs. Its reads are at rising revisions; rotations never change, so one that shows
 // up only in the later read is as true as one in the first.
-func readStanding(ctx context.Context, store Store, req *RotateRequest) (*standing, error) {
-	pool, key := req.Pool, req.Key
-	life := Life{pool, key, req.Generation}
+func readStanding(ctx context.Context, store Store, life Life) (*standing, error) {
+	pool, key := life.Pool, life.Key
 	refs := []Ref{PoolRef(pool), ActiveRef(pool, key), BackupRef(pool, key), RetiredRef(pool, key), PendingRef(pool, key), RotationRef(life)}
 	state, err := store.Read(ctx, refs...)
 	if err != nil {
 		return nil, err
 	}
 	st := &standing{state: state}
-	if req.Generation == 0 {
+	if life.Generation == 0 {
 		st.rotations, _, err = store.Rotations(ctx, pool, key)
 	} else if rot, ferr := Find[*Rotation](state, RotationRef(life)); rot != nil {
 		st.rotations, err = []*Rotation{rot}, ferr
@@ -176,73 +174,12 @@ func readStanding(ctx context.Context, store Store, req *RotateRequest) (*standi
 	return st, err
 }
 
-// sharedReads lets all who ask about one life at a moment share one read. A caller never gets a read that began before
-// it asked: that could miss what the caller already knows.
-type sharedReads struct {
-	mu     sync.Mutex // protects the following field and all rounds
-	rounds map[Life]*readRound
-}
-
-// readRound is one read. While it is under way, those who ask gather in its next.
-type readRound struct {
-	next *readRound
-	done chan struct{} // closed when st and err are set
-	st   *standing
-	err  error
-}
-
-// read joins the next read that begins for the request's life.
-func (s *sharedReads) read(ctx context.Context, r *Rotator, req *RotateRequest) (*standing, error) {
-	round, err := s.join(r, req)
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case <-round.done:
-		return round.st, round.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (s *sharedReads) join(r *Rotator, req *RotateRequest) (*readRound, error) {
+// standing reads what decide needs, together with all who ask about the same life at the moment.
+func (r *Rotator) standing(ctx context.Context, req *RotateRequest) (*standing, error) {
 	life := Life{req.Pool, req.Key, req.Generation}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if under := s.rounds[life]; under != nil {
-		if under.next == nil {
-			under.next = &readRound{done: make(chan struct{})}
-		}
-		return under.next, nil
-	}
-	round := &readRound{done: make(chan struct{})}
-	if s.rounds == nil {
-		s.rounds = make(map[Life]*readRound)
-	}
-	query := RotateRequest{Pool: req.Pool, Key: req.Key, Generation: req.Generation}
-	if !r.spawn(func() { s.run(r.base, life, round, r.Store, &query) }) {
-		return nil, errStopping
-	}
-	s.rounds[life] = round
-	return round, nil
-}
-
-// run makes a round's read, and then the reads of those who asked meanwhile. It ends with base and not with a caller's
-// context: others wait for it too.
-func (s *sharedReads) run(base context.Context, life Life, round *readRound, store Store, query *RotateRequest) {
-	for round != nil {
-		ctx, cancel := context.WithTimeout(base, readBudget)
-		round.st, round.err = readStanding(ctx, store, query)
-		cancel()
-		close(round.done)
-		s.mu.Lock()
-		next := round.next
-		if next == nil {
-			delete(s.rounds, life)
-		} else {
-			s.rounds[life] = next
-		}
-		s.mu.Unlock()
-		round = next
-	}
+	return r.reads.do(ctx, r, life, struct{}{}, func(ctx context.Context, _ []struct{}) (*standing, error) {
+		ctx, cancel := context.WithTimeout(ctx, readBudget)
+		defer cancel()
+		return readStanding(ctx, r.Store, life)
+	})
 }

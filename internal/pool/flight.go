@@ -18,8 +18,9 @@ type flight struct {
 
 	// Of the flight's own goroutine.
 	lostTokens map[string]bool // found used by others
+	busyUntil  time.Time       // as its lock says, if an upstream is asked
 	hasBid     bool            // the one campaign that may go with a commit was made
-	unsure     bool            // what became of that commit is not known
+	unsure     Record          // what became of that commit is not known: the rotation it makes, or what it has wait; or nil
 
 	rotation *Rotation // nil with a nil err: it waits for stock, or probed says why not
 	probed   *probed
@@ -92,13 +93,29 @@ func (r *Rotator) fly(f *flight) {
 	ctx, cancel := context.WithTimeout(r.base, r.budget(f))
 	defer cancel()
 	f.err = r.pursue(ctx, f)
-	if f.unsure && f.err != nil && !errors.Is(f.err, errCancelled) && !errors.Is(f.err, errIncident) { // these two void the commit
-		f.err = errNotKnown.Because(f.err)
-	}
+	r.resolve(f)
 	r.mu.Lock()
 	delete(r.flights, placeOf(f.life, &f.req))
 	r.mu.Unlock()
 	close(f.done)
+}
+
+// resolve ends a flight that was not told what became of its commit. What it came to shows that: then the observer hears of
+// it now.
+func (r *Rotator) resolve(f *flight) {
+	switch sent := f.unsure.(type) {
+	case *Rotation:
+		if f.rotation != nil && f.rotation.ID == sent.ID {
+			r.Observer.Rotated(f.rotation, r.Now().Sub(f.began))
+		}
+	case *Pending:
+		if f.err == nil && f.rotation == nil && f.probed == nil {
+			r.Observer.Parked(sent)
+		}
+	}
+	if f.unsure != nil && f.err != nil && !errors.Is(f.err, errCancelled) && !errors.Is(f.err, errIncident) { // these two void the commit
+		f.err = errNotKnown.Because(f.err)
+	}
 }
 
 // growStack has this goroutine's stack grow while there is nothing on it. It would be doubled and moved three times on the
@@ -115,87 +132,79 @@ var errAgain = errors.New("decide again")
 
 // pursue campaigns, commits and follows until the life has ended, waits for stock, or must not be rotated.
 func (r *Rotator) pursue(ctx context.Context, f *flight) error {
-	var found *Lock // who holds the lock, as a lost campaign found it: the mirror may be behind that
-	free := false   // a lost campaign found the lock free
-	var last *State // what the last lost campaign found
+	var last *State // what the store was last found to hold
 	for {
-		var over claim
-		if rival := r.rival(f, found); rival != nil && !free {
-			var done bool
-			var err error
-			if over, done, err = r.follow(ctx, f, rival); done || err != nil {
-				return err
-			}
-		}
-		if err := r.Steps(ctx, StepCampaign, f.life); err != nil {
-			return err
-		}
-		if r.alreadyProbed(f) {
-			return nil
-		}
-		known := r.known(f, last)
-		if r.outOfTokens(f, known) {
-			var err error
-			if last, err = r.atBound(ctx, f); !errors.Is(err, errAgain) {
-				return err
-			}
-			known = r.known(f, last)
-		}
-		term, state, err := r.campaign(ctx, f, over, known)
-		if err != nil {
-			return err
-		}
-		found, free = nil, false
-		if term != nil {
-			if err = r.hold(ctx, f, term, state); errors.Is(err, errBound) {
-				last, err = r.atBound(ctx, f)
-			}
-			state = term.notWon()
-		} else {
-			err = errAgain
-		}
-		if state != nil && errors.Is(err, errAgain) {
-			last = state
-			found, err = r.lost(ctx, f, state)
-			free = found == nil
-		}
+		found, err := r.try(ctx, f, last)
 		if !errors.Is(err, errAgain) {
 			return err
 		}
 		if ctx.Err() != nil {
 			return Refuse(ReasonNotApplied, "the rotation was not made in time; try again").Because(ctx.Err())
 		}
+		if found != nil {
+			last = found
+		}
 	}
 }
 
-// campaign makes a campaign, or gives a term that is to be won with the commit. Without a term, or with one that was won,
-// it returns the state that decided.
-func (r *Rotator) campaign(ctx context.Context, f *flight, over claim, known *State) (*Term, *State, error) {
-	if over.lock == 0 {
-		if term := r.bidFor(f, known); term != nil {
-			return term, known, nil
+// try follows who is at work on the life, and then makes one campaign, and the commit if that is won. With errAgain it may
+// return what it found in the store.
+func (r *Rotator) try(ctx context.Context, f *flight, last *State) (found *State, err error) {
+	over, done, err := r.follow(ctx, f, last)
+	if done || err != nil {
+		return nil, err
+	}
+	if err := r.Steps(ctx, StepCampaign, f.life); err != nil {
+		return nil, err
+	}
+	if r.alreadyProbed(f) {
+		return nil, nil
+	}
+	known := r.known(f, last)
+	if r.outOfTokens(f, known) {
+		if last, err = r.atBound(ctx, f); !errors.Is(err, errAgain) {
+			return nil, err
 		}
+		known = r.known(f, last)
+	}
+	k, state, err := r.campaign(ctx, f, over, known)
+	if err != nil {
+		return nil, err
+	}
+	if k != nil {
+		if err := r.hold(ctx, f, k, state); errors.Is(err, errBound) {
+			return r.atBound(ctx, f)
+		} else if !errors.Is(err, errAgain) {
+			return nil, err
+		}
+		state = k.lost
+	}
+	if state == nil {
+		return last, errAgain
+	}
+	if done, err := r.ended(ctx, f, state); done || err != nil {
+		return nil, err
+	}
+	return state, errAgain
+}
+
+// campaign makes a campaign, or begins one that is to be won with the commit. It returns what the flight has of the lock
+// then, nil if it was not won, with the state that decided.
+func (r *Rotator) campaign(ctx context.Context, f *flight, over claim, known *State) (*stake, *State, error) {
+	if over.lock == 0 && r.mayBid(f, known) {
+		return &stake{life: f.life}, known, nil
 	}
 	term, state, err := r.Locks.Campaign(ctx, f.life, over.lock, known.version(f.life), r.purpose(ctx, f))
-	if err != nil {
-		return nil, nil, err
+	if err != nil || term == nil {
+		return nil, state, err
 	}
-	if term != nil && over.lock != 0 {
+	if over.lock != 0 {
 		r.Observer.TookOver(f.life, over.holder, over.after)
 	}
 	if state == nil {
 		state = known
 	}
-	return term, state, nil
-}
-
-// lost looks into a campaign that was not won, and returns who holds the lock. The state is linearizable, so what it
-// shows is final.
-func (r *Rotator) lost(ctx context.Context, f *flight, s *State) (*Lock, error) {
-	if done, err := r.ended(ctx, f, s); done || err != nil {
-		return nil, err
-	}
-	return lockOf(s.Records[LockRef(f.life.Pool, f.life.Key)]), errAgain
+	return &stake{life: f.life, won: term}, state, nil
 }
 
 // ended settles a flight whose life is over according to a state: it was rotated by somebody, or it ended otherwise. It
@@ -229,11 +238,11 @@ func (r *Rotator) ask(ctx context.Context, f *flight) error {
 	return err
 }
 
-// hold does what a term is for, and gives the lock back if no transaction has.
-func (r *Rotator) hold(ctx context.Context, f *flight, term *Term, s *State) error {
-	if term.bid == nil {
+// hold does what a stake is for, and gives the lock back if no transaction has.
+func (r *Rotator) hold(ctx context.Context, f *flight, k *stake, s *State) error {
+	if k.won != nil {
 		if err := r.Steps(ctx, StepLocked, f.life); err != nil {
-			r.resign(term)
+			r.resign(k)
 			return err
 		}
 	}
@@ -241,11 +250,11 @@ func (r *Rotator) hold(ctx context.Context, f *flight, term *Term, s *State) err
 	if f.req.confirm {
 		end = r.confirm
 	}
-	released, err := end(ctx, f, term, s)
+	released, err := end(ctx, f, k, s)
 	if !released {
-		r.resign(term)
+		r.resign(k)
 	}
-	if f.unsure && term.bid != nil && errors.Is(err, errAgain) {
+	if f.unsure != nil && k.won == nil && errors.Is(err, errAgain) {
 		return r.ask(ctx, f) // before anything is decided of a life that may be over
 	}
 	return err

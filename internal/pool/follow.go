@@ -23,12 +23,12 @@ func lockOf(rec Record) *Lock {
 	return nil
 }
 
-// rival is who is at work on the flight's life: as the mirror has it, or as a campaign found it when the mirror is behind.
-func (r *Rotator) rival(f *flight, found *Lock) (lock *Lock) {
+// rival is who is at work on the flight's life: as the mirror has it, or as the store had it last when the mirror is behind.
+func (r *Rotator) rival(f *flight, last *State) (lock *Lock) {
 	ref := LockRef(f.life.Pool, f.life.Key)
 	r.Mirror.Read(func(s *Snapshot) {
-		if found != nil && s.Revision < found.ModRevision {
-			lock = found
+		if last != nil && s.Revision < last.Revision {
+			lock = lockOf(last.Records[ref])
 			return
 		}
 		if b := s.Broken[ref]; b != nil {
@@ -40,19 +40,23 @@ func (r *Rotator) rival(f *flight, found *Lock) (lock *Lock) {
 	return lock
 }
 
-// follow waits for the result of a rival's work over the standing watch. It returns done when the flight is settled, and
-// otherwise what to take over, nothing if the lock is free.
-func (r *Rotator) follow(ctx context.Context, f *flight, found *Lock) (over claim, done bool, err error) {
+// follow waits for the result of a rival's work, if there is one, over the standing watch. It returns done when the flight is
+// settled, and otherwise what to take over, nothing if the lock is free.
+func (r *Rotator) follow(ctx context.Context, f *flight, last *State) (over claim, done bool, err error) {
+	rival := r.rival(f, last)
+	if rival == nil {
+		return claim{}, false, nil
+	}
 	changed, stop := r.Mirror.Watch(f.life.Pool, f.life.Key)
 	defer stop()
-	began, seen, patience := r.Now(), found.ModRevision, r.patience.get()
+	began, seen, patience := r.Now(), rival.ModRevision, r.patience.get()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
 		if done, err := r.settled(ctx, f); done || err != nil {
 			return claim{}, done, err
 		}
-		lock := r.rival(f, found)
+		lock := r.rival(f, last)
 		switch {
 		case lock == nil:
 			return claim{}, false, nil
@@ -103,7 +107,7 @@ func (r *Rotator) settled(ctx context.Context, f *flight) (bool, error) {
 func (r *Rotator) lookUp(ctx context.Context, f *flight) (bool, error) {
 	req := f.req
 	req.Generation = f.life.Generation
-	st, err := readStanding(ctx, r.Store, &req)
+	st, err := readStanding(ctx, r.Store, f.life)
 	if err != nil {
 		return true, err
 	}

@@ -30,9 +30,10 @@ func (r *Rotator) strike(ctx context.Context, s *sighting) (*Incident, error) {
 	}
 	life := s.active.Life()
 	mark := Strike{Key: life.Key, Generation: life.Generation, Slot: s.active.Slot}
-	return r.strikes.do(ctx, r, life.Pool, mark, func(ctx context.Context, fresh []Strike) (*Incident, error) {
+	incident, err := r.strikes.do(ctx, r, life.Pool, mark, func(ctx context.Context, fresh []Strike) (*Incident, error) {
 		return r.recordStrikes(ctx, life.Pool, fresh)
 	})
+	return incident, abandoned(err, reportGoesOn)
 }
 
 // onRecord reports whether the mirror has the life's note: then its report was counted.

@@ -237,7 +237,7 @@ func (r *Rotator) inStore(ctx context.Context, rep *FailureReport) (*sighting, e
 		return nil, err
 	}
 	req := r.requestFor(rep, "")
-	st, err := r.reads.read(ctx, r, req)
+	st, err := r.standing(ctx, req)
 	if err != nil {
 		return nil, err
 	}

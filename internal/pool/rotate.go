@@ -149,7 +149,7 @@ type Rotator struct {
 	begun    begunLives
 	patience patience // of those who wait for a holder
 	answers  patience // of those who wait for the answer to a commit that goes with its campaign
-	reads    sharedReads
+	reads    rounds[Life, struct{}, *standing]
 	strikes  rounds[string, Strike, *Incident]
 	cooling  rounds[Life, coolDown, *Active]
 	struck   healthNotes
@@ -254,8 +254,12 @@ func outcomeOf(res *RotateResult, err error) string {
 		return strings.ToLower(string(ReasonOf(err)))
 	case errors.Is(err, context.DeadlineExceeded):
 		return "deadline_exceeded"
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case errors.Is(err, errIncident):
+		return "incident"
 	}
-	return "canceled"
+	return "internal"
 }
 
 // answer decides what a request needs. shared is true if it made no work of its own.
@@ -278,7 +282,7 @@ func (r *Rotator) answer(ctx context.Context, req *RotateRequest) (res *RotateRe
 			return nil, true, errStopping
 		}
 		if !f.await(ctx) {
-			return nil, joined, abandoned(ctx)
+			return nil, joined, abandoned(ctx.Err(), rotationGoesOn)
 		}
 		switch {
 		case joined && (errors.Is(f.err, errCancelled) || !again && f.decidedBefore()):
@@ -308,7 +312,7 @@ func (r *Rotator) consider(ctx context.Context, req *RotateRequest) (verdict, er
 	if err := r.Ready(); err != nil || v.action != look {
 		return v, err
 	}
-	st, err := r.reads.read(ctx, r, req)
+	st, err := r.standing(ctx, req)
 	if err != nil {
 		return v, err
 	}
@@ -326,13 +330,19 @@ func (r *Rotator) aboutToShow(ctx context.Context, generation int64) bool {
 	return r.Mirror.Wait(ctx, generation) == nil
 }
 
-// abandoned is the answer to a caller who does not wait for the end of the work.
-func abandoned(ctx context.Context) error {
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return ctx.Err()
+// abandoned is the answer to a caller whose time was over before the work was done, and err any other.
+func abandoned(err error, message string) error {
+	if ReasonOf(err) != "" || !errors.Is(err, context.DeadlineExceeded) {
+		return err
 	}
-	return Refuse(ReasonOutcomeUnknown, "the rotation goes on, but its outcome was not known in time; repeat the call with the same request_id").Because(ctx.Err())
+	return Refuse(ReasonOutcomeUnknown, "%s", message).Because(err)
 }
+
+// What goes on without the caller.
+const (
+	rotationGoesOn = "the rotation goes on, but its outcome was not known in time; repeat the call with the same request_id"
+	reportGoesOn   = "the report is being put on record, but that was not known in time; send it again"
+)
 
 // report answers from a rotation that was made. The record says whose request it was. successor is the new key if this
 // replica made the rotation just now.

@@ -30,6 +30,7 @@ type sightings struct {
 	pool.NopObserver
 	mu                           sync.Mutex
 	rotated, parked, tookOver    int
+	blocked                      int
 	unknown, answered, conflicts int
 	shared, bounds, cooled       int
 	causes                       map[string]int
@@ -39,6 +40,7 @@ func (s *sightings) count(n *int) { s.mu.Lock(); *n++; s.mu.Unlock() }
 
 func (s *sightings) Rotated(*pool.Rotation, time.Duration)     { s.count(&s.rotated) }
 func (s *sightings) Parked(*pool.Pending)                      { s.count(&s.parked) }
+func (s *sightings) Blocked(pool.Life, error)                  { s.count(&s.blocked) }
 func (s *sightings) TookOver(pool.Life, string, time.Duration) { s.count(&s.tookOver) }
 func (s *sightings) BoundReached(*pool.Pool, string)           { s.count(&s.bounds) }
 func (s *sightings) CooledDown(*pool.Active, pool.Trigger, string) {
@@ -209,6 +211,33 @@ func testUnknownOutcome(t *testing.T, adjust func(*pool.RotatorConfig)) {
 	}
 }
 
+// A commit whose answer was lost is observed as one whose answer came.
+func TestLostAnswerIsObserved(t *testing.T) {
+	bothWays(t, func(t *testing.T, adjust func(*pool.RotatorConfig)) {
+		for _, backups := range [][]string{{"b"}, nil} {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRotateRig(t, 1, adjust)
+				life := r.active("a")
+				r.backups(backups...)
+				lost := false
+				r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
+					if c.Op == "Apply" && !lost {
+						lost = true
+						f = pooltest.Fault{Err: errLost, Made: true}
+					}
+					return f
+				}
+				if _, err := r.rotators[0].Rotate(t.Context(), request(life, "mine")); err != nil {
+					t.Error(err)
+				}
+				r.want("answers lost", lost, true)
+				r.want("rotations observed", r.seen.rotated, len(backups))
+				r.want("waits observed", r.seen.parked, 1-len(backups))
+			})
+		}
+	})
+}
+
 // A commit that never left is not called unknown.
 func TestNotAppliedIsNotUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -260,7 +289,7 @@ func testRivals(t *testing.T, adjust func(*pool.RotatorConfig)) {
 			rival: func(r rig) {
 				r.store.Drop(pool.ActiveRef("p", "a"), pool.BackupRef("p", "b0"), pool.BackupRef("p", "b1"), pool.LockRef("p", "a"), pool.PoolRef("p"))
 			},
-			reason: pool.ReasonPoolNotFound, cause: "life_ended",
+			reason: pool.ReasonPoolNotFound, cause: "life_ended", with: "none",
 		},
 		"the key cools down": {
 			rival: func(r rig) {
@@ -270,7 +299,7 @@ func testRivals(t *testing.T, adjust func(*pool.RotatorConfig)) {
 		},
 		"the key is removed": {
 			rival:  func(r rig) { r.store.Drop(pool.ActiveRef("p", "a"), pool.LockRef("p", "a")) },
-			reason: pool.ReasonKeyNotFound, cause: "life_ended",
+			reason: pool.ReasonKeyNotFound, cause: "life_ended", with: "none",
 		},
 		"the lock is lost": {
 			rival:   func(r rig) { r.store.Drop(pool.LockRef("p", "a")) },
@@ -291,7 +320,7 @@ func testRivals(t *testing.T, adjust func(*pool.RotatorConfig)) {
 					r.t.Error(err)
 				}
 			},
-			outcome: pool.OutcomeAlreadyRotated, cause: "life_ended",
+			outcome: pool.OutcomeAlreadyRotated, cause: "life_ended", with: "none",
 		},
 	}
 	for name, c := range cases {
@@ -441,39 +470,6 @@ func TestReadsAreSharedAndNeverStale(t *testing.T) {
 	})
 }
 
-// What waits for stock is finished by somebody as soon as there is some, and only while it waits.
-func TestFulfil(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRotateRig(t, 3, nil)
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		for _, rot := range r.rotators {
-			wg.Go(func() { rot.Fulfil(ctx) })
-		}
-		defer func() { cancel(); wg.Wait() }()
-		lives := []pool.Life{r.active("a0"), r.active("a1"), r.active("a2")}
-		for i, l := range lives {
-			res, err := r.rotators[i].Rotate(ctx, request(l, "waits"))
-			if err != nil || res.Outcome != pool.OutcomePending {
-				t.Fatalf("without stock: %v, %v", res, err)
-			}
-		}
-		r.store.Put(&pool.Active{Pool: "p", Key: "a1", Slot: "a1", Status: pool.StatusHealthy}) // as enabling does
-		r.store.Drop(pool.PendingRef("p", "a1"))
-		r.backups("b0", "b1", "b2")
-		time.Sleep(5 * time.Second) // in fake time: every replica has had its turn
-		synctest.Wait()
-		r.want("waiting", r.count(pool.KindPending), 0)
-		r.want("rotations", r.count(pool.KindRotation), 2)
-		r.want("stock", r.count(pool.KindBackup), 1)
-		res, err := r.rotators[1].Rotate(ctx, request(lives[2], "waits"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.want("outcome of the request that waited", res.Outcome, pool.OutcomeRotated)
-	})
-}
-
 // Close does not wait for ever, and leaves callers with an answer.
 func TestCloseEndsFlights(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -531,36 +527,6 @@ func TestTakeOverWithAMirrorThatLags(t *testing.T) {
 			})
 		})
 	}
-}
-
-// A rotation that cannot be finished is neither tried without pause nor keeps the stock from others.
-func TestFulfilDoesNotSpinOrStarve(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRotateRig(t, 1, nil)
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() { r.rotators[0].Fulfil(ctx) })
-		defer func() { cancel(); wg.Wait() }()
-		for _, key := range []string{"a0", "a1"} {
-			if _, err := r.rotators[0].Rotate(ctx, request(r.active(key), "waits")); err != nil {
-				t.Fatal(err)
-			}
-		}
-		// a0 is written by a newer build: this one must not rotate it.
-		r.store.Put(&pool.Active{Version: pool.Version{Schema: pool.Schema + 1}, Pool: "p", Key: "a0", Slot: "a0", Status: pool.StatusExhausted})
-		r.store.Put(&pool.Backup{Version: pool.Version{Schema: pool.Schema + 1}, Pool: "p", Key: "newer"})
-		time.Sleep(3 * time.Second) // in fake time
-		before := r.store.Revision()
-		time.Sleep(10 * time.Second)
-		if n := r.store.Revision() - before; n > 40 {
-			t.Errorf("%d writes in ten seconds in which nothing can be finished", n)
-		}
-		r.backups("b")
-		time.Sleep(5 * time.Second)
-		synctest.Wait()
-		r.want("rotations", r.count(pool.KindRotation), 1)
-		r.want("still waiting", r.count(pool.KindPending), 1)
-	})
 }
 
 // History: faults -seed 5, pool strict, key k30. The key had been in stock before its life, and the mirror of a replica

@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// rounds lets callers who want something written gather while it is being written for others, and then writes it once for
-// all of them. So one record that many want to change is changed by one writer of this process, and N callers cost few
-// writes.
+// rounds lets callers who want something read or written gather while that is under way for others, and then does it once
+// for all of them. So N callers cost few requests, and a record that many want to change is changed by one writer of this
+// process. A caller never gets what began before it asked: that could miss what the caller already knows.
 type rounds[K comparable, In, Out any] struct {
 	mu    sync.Mutex // protects the following field and all rounds that have not begun
 	under map[K]*round[In, Out]
@@ -22,8 +22,8 @@ type round[In, Out any] struct {
 	err    error
 }
 
-// do joins the next round of key that begins, and waits for its end. The work runs on a context of its own: a caller who
-// goes away must not take the others' write along.
+// do joins the next round of key that begins, and waits for its end, or returns the error of ctx. The work runs on a context
+// of its own: a caller who goes away must not take the others' along.
 func (s *rounds[K, In, Out]) do(ctx context.Context, r *Rotator, key K, in In, work func(context.Context, []In) (Out, error)) (out Out, err error) {
 	round, err := s.join(r, key, in, work)
 	if err != nil {
@@ -33,7 +33,7 @@ func (s *rounds[K, In, Out]) do(ctx context.Context, r *Rotator, key K, in In, w
 	case <-round.done:
 		return round.out, round.err
 	case <-ctx.Done():
-		return out, abandoned(ctx)
+		return out, ctx.Err()
 	}
 }
 

@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 )
@@ -334,14 +333,14 @@ func (a *applier) apply(ctx context.Context, t *Txn) (*Result, error) {
 			return nil, errOutdated
 		}
 		res, err := a.send(ctx, t, firstAnswer<<min(attempt-1, 8))
-		switch {
+		switch reason := ReasonOf(err); {
 		case err == nil:
 			res.Late = maybe && !res.Applied && !slices.ContainsFunc(res.Failed(t), Guard.final)
 			return res, nil
-		case errors.Is(err, ErrOutcomeUnknown):
+		case reason == ReasonOutcomeUnknown:
 			maybe = true
 			a.unknown(t, attempt, err)
-		case !errors.Is(err, ErrNotApplied):
+		case reason != ReasonNotApplied:
 			if maybe { // of this send it is known, but not of an earlier one
 				return nil, errNotKnown.Because(err)
 			}
