@@ -3,6 +3,7 @@ package pool
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 )
@@ -14,6 +15,8 @@ const (
 	fulfilPause = 10 * time.Millisecond
 	// fulfilRetry is the longest time between two looks while something could be finished.
 	fulfilRetry = time.Second
+	// fulfilBlocked is how long one is left alone that cannot be made until somebody has looked into it.
+	fulfilBlocked = 30 * time.Second
 	// fulfilAtOnce bounds the rotations begun in one look.
 	fulfilAtOnce = 64
 )
@@ -28,8 +31,11 @@ func (r *Rotator) Fulfil(ctx context.Context) {
 	again := make(map[Life]time.Time) // not to be tried before then: it did not work
 	for ctx.Err() == nil {
 		now := r.Now()
-		settle(begun, again, now)
-		ready := r.fulfillable(again)
+		r.settle(begun, again, now)
+		var ready []*Pending
+		if r.Ready() == nil {
+			ready = r.fulfillable(again)
+		}
 		for _, p := range due(ready, since, now, r.Replica, r.replicas()) {
 			if f, joined := r.join(p.Life, requestOf(p), true); f != nil && !joined {
 				begun[p.Life] = f
@@ -115,11 +121,17 @@ func requestOf(p *Pending) *RotateRequest {
 }
 
 // settle puts off what was begun and did not come to a rotation, so that it neither spins nor keeps stock from others.
-func settle(begun map[Life]*flight, again map[Life]time.Time, now time.Time) {
+func (r *Rotator) settle(begun map[Life]*flight, again map[Life]time.Time, now time.Time) {
 	for life, f := range begun {
 		select {
 		case <-f.done:
-			if delete(begun, life); f.rotation == nil {
+			delete(begun, life)
+			switch {
+			case f.rotation != nil:
+			case blocked(f.err):
+				r.Observer.Blocked(life, f.err)
+				again[life] = now.Add(fulfilBlocked)
+			default:
 				again[life] = now.Add(fulfilRetry)
 			}
 		default:
@@ -130,4 +142,15 @@ func settle(begun map[Life]*flight, again map[Life]time.Time, now time.Time) {
 			delete(again, life)
 		}
 	}
+}
+
+// blocked reports whether an error will come again until somebody has looked into it.
+func blocked(err error) bool {
+	switch ReasonOf(err) {
+	case ReasonConflict, ReasonSchemaTooNew, ReasonRecordUnreadable:
+		return true
+	case "":
+		return err != nil && !errors.Is(err, errCancelled) && !errors.Is(err, errIncident) && !errors.Is(err, context.Canceled)
+	}
+	return false
 }

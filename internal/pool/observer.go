@@ -8,6 +8,8 @@ type Observer interface {
 	Rotated(r *Rotation, took time.Duration)
 	// Parked: this replica recorded that a rotation waits for stock.
 	Parked(p *Pending)
+	// Blocked: a rotation that waits for stock cannot be made although there is some, until somebody has looked into err.
+	Blocked(l Life, err error)
 	// Answered: a RotateKey call was answered with outcome ("rotated", "already_rotated", "pending" or a refusal's reason
 	// in lower case). shared: the call made no work of its own, because the answer was in memory or another call did it.
 	Answered(l Life, t Trigger, source, outcome string, shared bool, took time.Duration)
@@ -40,6 +42,9 @@ func (NopObserver) Rotated(*Rotation, time.Duration) {}
 
 // Parked implements Observer.
 func (NopObserver) Parked(*Pending) {}
+
+// Blocked implements Observer.
+func (NopObserver) Blocked(Life, error) {}
 
 // Answered implements Observer.
 func (NopObserver) Answered(Life, Trigger, string, string, bool, time.Duration) {}

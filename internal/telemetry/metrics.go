@@ -39,7 +39,7 @@ func newMetrics() metrics {
 		rotations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rotator_rotations_total",
 			Help: "What triggers came to at this replica. outcome=rotated counts each rotation once, at the replica that committed it, " +
-				"so its sum over all replicas is the number of backups used; also those that had waited for stock, for which nobody is calling any more. " +
+				"so its sum over all replicas is the number of backups used, but for those of which that replica could not learn in time whether they were made; also those that had waited for stock, for which nobody is calling any more. " +
 				"All other outcomes count answered calls that made no rotation: already_rotated (another call's rotation was the answer), " +
 				"repeated (the same request_id was sent again), pending (waits for stock), canceled (the caller went away), " +
 				"or why the call was refused, such as pool_paused or not_applied. pool=unknown stands for pools that do not exist.",
@@ -53,7 +53,7 @@ func newMetrics() metrics {
 		}),
 		conflicts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rotator_commit_conflicts_total",
-			Help: "Commits of this replica that were not applied because somebody else had changed what they rest on, by what had changed. " +
+			Help: "Commits under a lock that were not applied because somebody else had changed what they rest on, by what had changed. " +
 				"Each was decided anew, so some are normal; a high rate means that replicas or operators work against each other.",
 		}, []string{"cause"}),
 		takeovers: prometheus.NewCounter(prometheus.CounterOpts{
@@ -62,12 +62,12 @@ func newMetrics() metrics {
 		}),
 		unknowns: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rotator_unknown_outcomes_total",
-			Help: "Answers, or missing answers, of etcd that left open whether a write was applied. Each was looked into by sending the guarded write again.",
+			Help: "Answers, or missing answers, of etcd that left open whether a write was applied. Each was looked into: by sending the guarded write again, or, of a rotation that was sent with its campaign, by reading what etcd holds.",
 		}),
 		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rotator_reports_total",
 			Help: "Reports of failures that this replica has answered, by verdict (rotate, cool_down, ignore) and by the rule that matched or what overruled it " +
-				"(incident, late, disabled, exhausted, pending, bound, probe-alive, probe-unreachable).",
+				"(incident, late, disabled, exhausted, pending, probe-alive, probe-unreachable).",
 		}, []string{"pool", "verdict", "rule"}),
 		probes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rotator_probes_total",

@@ -35,6 +35,11 @@ func (t *Telemetry) Parked(p *pool.Pending) {
 		"request_id", p.RequestID)
 }
 
+// Blocked implements pool.Observer.
+func (t *Telemetry) Blocked(l pool.Life, err error) {
+	t.log.Warn("a rotation that waits for stock cannot be made although there is some; it is tried again", life(l, "error", errorText(err))...)
+}
+
 // Answered implements pool.Observer. A call that made a rotation, or found that it has to wait, is told by Rotated and
 // Parked; all others are summed up.
 func (t *Telemetry) Answered(l pool.Life, trigger pool.Trigger, source, outcome string, shared bool, _ time.Duration) {
@@ -78,7 +83,7 @@ func (t *Telemetry) OutcomeUnknown(poolName, subject string, attempt int, err er
 	if attempt > 1 {
 		level = slog.LevelDebug
 	}
-	t.log.Log(context.Background(), level, "etcd did not say whether a write was applied; sending it again",
+	t.log.Log(context.Background(), level, "etcd did not say whether a write was applied; looking into it",
 		"pool", poolName, "subject", subject, "attempt", attempt, "error", errorText(err))
 }
 

@@ -370,7 +370,7 @@ func TestLines(t *testing.T) {
 		}
 		return line
 	}
-	const unknown = "etcd did not say whether a write was applied; sending it again"
+	const unknown = "etcd did not say whether a write was applied; looking into it"
 	w.wantLines(
 		life("INFO", "key rotated", map[string]any{
 			"new_key": "b1", "slot": "s1", "trigger": "provider", "source": "openhands", "reason": "401 \"no\"\nsuch key",
