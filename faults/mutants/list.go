@@ -18,7 +18,7 @@ type mutant struct {
 const (
 	commitGo = "internal/pool/commit.go"
 	rotateGo = "internal/pool/rotate.go"
-	termGo   = "internal/pool/term.go"
+	stakeGo  = "internal/pool/stake.go"
 	decideGo = "internal/pool/decide.go"
 	keysGo   = "internal/pool/admin_keys.go"
 	removeGo = "internal/pool/admin_remove.go"
@@ -68,11 +68,11 @@ var mutants = []mutant{
 	{
 		name: "fence by create revision", spoil: "stalls",
 		faults: "pause-locked,pause-read,pause-send",
-		edits:  []edit{{termGo, `txn.If = append(txn.If, Unchanged(ref, t.Fence))`, `txn.If = append(txn.If, Guard{ref, Created, t.Fence})`}},
+		edits:  []edit{{stakeGo, `txn.If = append(txn.If, Unchanged(ref, k.won.Fence))`, `txn.If = append(txn.If, Guard{ref, Created, k.won.Fence})`}},
 	},
 	{
 		name: "key not compared by a campaign with its commit", spoil: "late key.rotated",
-		edits: []edit{{termGo, `		return Same(a)`, `		return LifeIs(a.Life())`}},
+		edits: []edit{{stakeGo, `		return Same(a)`, `		return LifeIs(a.Life())`}},
 	},
 	{
 		name: "Succeeded=false read as lost", spoil: "lost",

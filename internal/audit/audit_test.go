@@ -286,6 +286,34 @@ func TestRelayBeginsAnewWhenEtcdHasGoneBack(t *testing.T) {
 	sink.wait(t, w.ids[0])
 }
 
+// A relay whose sink fails again and again leaves the role to one whose sink does not.
+func TestARelayWhoseSinkFailsHandsOver(t *testing.T) {
+	w := newWorld(t)
+	w.event(t, "p", now)
+	role := make(chan struct{}, 1)
+	inTurn := func(ctx context.Context, _ string, work func(context.Context)) {
+		for ctx.Err() == nil {
+			select {
+			case role <- struct{}{}:
+				work(ctx)
+				<-role
+				pause(ctx, 10*time.Millisecond)
+			case <-ctx.Done():
+			}
+		}
+	}
+	full, good := newMemSink(), newMemSink()
+	failed := make(chan struct{}, 100)
+	full.fail = func() (before, after error) { failed <- struct{}{}; return errors.New("the disk is full"), nil }
+	run(t, w.relay(t, "x", full, w.store, inTurn).Run)
+	<-failed
+	run(t, w.relay(t, "x", good, w.store, inTurn).Run)
+	good.wait(t, w.ids[0])
+	if n := len(failed) + 1; n != relayTries {
+		t.Errorf("it was given up after %d tries, want %d", n, relayTries)
+	}
+}
+
 // While a sink hangs the lag grows.
 func TestTheLagOfASinkThatHangs(t *testing.T) {
 	w := newWorld(t)

@@ -17,6 +17,7 @@ const (
 	relayBatches = 32          // that wait for the sink
 	relayMost    = 1000        // events of one write to the sink
 	relayPause   = time.Second // before a relay that failed begins again
+	relayTries   = 5           // in a row that come to nothing, before another replica gets its turn
 	// relayBeat is how often a relay says on record that it is there, although nothing happens. One that has not said so
 	// for long was switched off, and holds up the deletion of old events.
 	relayBeat = time.Hour
@@ -39,6 +40,7 @@ type RelayConfig struct {
 type Relay struct {
 	RelayConfig
 	sink     *bounded
+	taken    int // events by the sink; of the goroutine that relays
 	events   prometheus.Counter
 	failures prometheus.Counter
 	waiting  atomic.Pointer[backlog] // nil: nothing is known to wait
@@ -83,16 +85,26 @@ func NewRelay(c RelayConfig) (*Relay, error) {
 
 // Run relays whenever this replica leads the relay's role, until ctx ends.
 func (r *Relay) Run(ctx context.Context) {
-	r.Lead(ctx, "relay-"+r.Name, func(ctx context.Context) {
-		defer r.waiting.Store(nil)
-		for ctx.Err() == nil {
-			if err := r.once(ctx); ctx.Err() == nil {
-				r.failures.Inc()
-				r.Log.Warn("relay of events interrupted; it begins again at its cursor", "relay", r.Name, "error", err)
-				pause(ctx, relayPause)
-			}
+	r.Lead(ctx, "relay-"+r.Name, r.lead)
+}
+
+// lead relays until ctx ends, or until the sink has taken nothing for several tries: it may be better at another replica.
+func (r *Relay) lead(ctx context.Context) {
+	defer r.waiting.Store(nil)
+	for tries := 0; tries < relayTries; {
+		before := r.taken
+		err := r.once(ctx)
+		if ctx.Err() != nil {
+			return
 		}
-	})
+		r.failures.Inc()
+		r.Log.Warn("relay of events interrupted; it begins again at its cursor", "relay", r.Name, "error", err)
+		if tries++; r.taken != before {
+			tries = 0
+		}
+		pause(ctx, relayPause)
+	}
+	r.Log.Error("relay of events failed again and again; it is left to another replica, if there is one", "relay", r.Name, "tries", relayTries)
 }
 
 // once relays from the cursor on until something goes wrong.
@@ -190,6 +202,7 @@ func (r *Relay) deliver(ctx context.Context, cursor *pool.Relay, b pool.EventBat
 		return nil, err
 	}
 	r.events.Add(float64(len(b.Events)))
+	r.taken += len(b.Events)
 	last := b.Events[len(b.Events)-1]
 	r.waiting.Store(nil)
 	if !b.Live {
