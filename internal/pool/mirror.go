@@ -62,6 +62,23 @@ type PoolState struct {
 	Probed map[string]*Lock
 }
 
+// at returns the records of a key wherever it is: more than one only where hands have been. What serves, or could, is first.
+func (p *PoolState) at(key string) (at []Record) {
+	if a := p.Active[key]; a != nil {
+		at = append(at, a)
+	}
+	if b := p.Backup[key]; b != nil {
+		at = append(at, b)
+	}
+	if r := p.Retired[key]; r != nil {
+		at = append(at, r)
+	}
+	if prep := p.Preparing[key]; prep != nil {
+		at = append(at, prep)
+	}
+	return at
+}
+
 // Stock is the set of backups in no particular order, with access by position, so that a choice costs the same however
 // large the stock is.
 type Stock struct {
