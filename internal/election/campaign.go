@@ -66,7 +66,7 @@ func (e *Elector) Campaign(ctx context.Context, c Candidacy) (*Term, *etcdwire.R
 			}
 			return nil, nil, fmt.Errorf("campaigning for %s: %w", c.Key, err)
 		}
-		maybe = maybe || !notSent(err)
+		maybe = maybe || !etcdwire.NotNow(err)
 		if pause(ctx, delay); ctx.Err() != nil {
 			return nil, nil, e.abandon(c, maybe, err)
 		}
@@ -98,7 +98,7 @@ func (e *Elector) CampaignWith(ctx context.Context, c Candidacy, commit *etcdwir
 	case refused(err):
 		return nil, nil, fmt.Errorf("campaigning for %s: %w", c.Key, err)
 	}
-	return nil, nil, e.abandon(c, !notSent(err), err)
+	return nil, nil, e.abandon(c, !etcdwire.NotNow(err), err)
 }
 
 // try sends the transaction once.
@@ -180,6 +180,12 @@ func (e *Elector) withdraw(ctx context.Context, c Candidacy) bool {
 	return err == nil && resp.Succeeded
 }
 
+// refused reports whether etcd said for good that the transaction was not and will not be applied.
+func refused(err error) bool {
+	_, refused := etcdwire.Refused(err)
+	return refused
+}
+
 // Resign gives a lock back if it is still this term's. It does not wait for etcd. If etcd does not hear of it, a waiter
 // takes the lock over, or it ends with the session.
 func (e *Elector) Resign(t *Term) {
@@ -193,30 +199,4 @@ func (e *Elector) Resign(t *Term) {
 			e.cfg.Log.Debug("lock not released; it will be taken over", "lock", t.Key, "error", err)
 		}
 	})
-}
-
-// refused reports whether etcd said for good that the transaction was not and will not be applied.
-func refused(err error) bool {
-	for _, e := range []error{
-		rpctypes.ErrPermissionDenied, rpctypes.ErrTooManyOps, rpctypes.ErrDuplicateKey, rpctypes.ErrRequestTooLarge,
-		rpctypes.ErrAuthFailed,
-	} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
-// notSent reports whether an error says that the transaction was not applied, although it may be when sent again.
-func notSent(err error) bool {
-	if unsent := (*etcdwire.NotSentError)(nil); errors.As(err, &unsent) {
-		return true
-	}
-	for _, e := range []error{rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests, rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty, rpctypes.ErrAuthOldRevision} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }

@@ -45,15 +45,6 @@ func Send(ctx context.Context, conn grpc.ClientConnInterface, txns ...*Txn) ([]R
 	return got.Nested, nil
 }
 
-// NotSentError is the error of a transaction that did not leave this process: it was surely not applied.
-type NotSentError struct{ Err error }
-
-// Error implements error.
-func (e *NotSentError) Error() string { return "not sent: " + e.Err.Error() }
-
-// Unwrap is the reason.
-func (e *NotSentError) Unwrap() error { return e.Err }
-
 // Proto is the request as etcd's message, for who wants to look at it.
 func (r *Request) Proto() (*pb.TxnRequest, error) {
 	m := new(pb.TxnRequest)
