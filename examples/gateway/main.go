@@ -136,7 +136,7 @@ func send(ctx context.Context, url string, key *rotatorv1.Key) (text string, dea
 }
 
 // rotate has a dead key replaced and returns the key to go on with. However many gateways call it for one key, there
-// is one rotation, and all get its result.
+// is one rotation, and all get its result. Where no rotation is possible now it returns another key of the proxy.
 func (g *gateway) rotate(ctx context.Context, dead *rotatorv1.Key, reason string) (*rotatorv1.Key, error) {
 	req := &rotatorv1.RotateKeyRequest{
 		Pool:          g.pool,
@@ -156,6 +156,8 @@ func (g *gateway) rotate(ctx context.Context, dead *rotatorv1.Key, reason string
 			return nil, fmt.Errorf("%s, and pool %s has no other key that can be used", answer.GetOutcome(), g.pool)
 		case err == nil:
 			return answer.GetKey(), nil
+		case status.Code(err) == codes.ResourceExhausted: // the pool is at its bound, or etcd is full: not now
+			return g.another(ctx, dead, err)
 		case !repeatable(err):
 			return nil, err
 		}
@@ -165,6 +167,21 @@ func (g *gateway) rotate(ctx context.Context, dead *rotatorv1.Key, reason string
 			return nil, err
 		}
 	}
+}
+
+// another is a key to go on with while the dead one cannot be replaced; without one the error is why. A real gateway asks
+// for the rotation again later: after retryDelay(why) at the bound, after some minutes if etcd is full.
+func (g *gateway) another(ctx context.Context, dead *rotatorv1.Key, why error) (*rotatorv1.Key, error) {
+	answer, err := g.keys.GetKeys(ctx, &rotatorv1.GetKeysRequest{Pool: g.pool, ProxyId: g.proxy, IncludeSecret: true})
+	if err != nil {
+		return nil, errors.Join(why, err)
+	}
+	for _, entry := range answer.GetKeys() {
+		if entry.GetKey().GetId() != dead.GetId() {
+			return entry.GetKey(), nil
+		}
+	}
+	return nil, why
 }
 
 // ask makes one attempt. rotatord answers within two seconds; one that takes longer is asked at another replica.

@@ -19,21 +19,22 @@ import (
 	rotatorv1 "github.com/rotatord/rotatord/proto/rotator/v1"
 )
 
-// fakeRotatord loses the answer to the first calls of RotateKey, and then answers with the key "new".
+// fakeRotatord loses the answer to the first calls of RotateKey, or refuses them, and then answers with the key "new".
 type fakeRotatord struct {
 	rotatorv1.UnimplementedKeyServiceServer
 	rotatorv1.UnimplementedRotationServiceServer
 	lose int
 	with codes.Code
+	more []*rotatorv1.KeyEntry // keys of the proxy besides "old"
 
 	mu       sync.Mutex // protects the following field
 	requests []*rotatorv1.RotateKeyRequest
 }
 
 func (f *fakeRotatord) GetKeys(context.Context, *rotatorv1.GetKeysRequest) (*rotatorv1.GetKeysResponse, error) {
-	return &rotatorv1.GetKeysResponse{Keys: []*rotatorv1.KeyEntry{
+	return &rotatorv1.GetKeysResponse{Keys: append([]*rotatorv1.KeyEntry{
 		{Key: &rotatorv1.Key{Id: "old", Generation: 7, Secret: "dead"}, Priority: 1},
-	}}, nil
+	}, f.more...)}, nil
 }
 
 func (f *fakeRotatord) RotateKey(_ context.Context, req *rotatorv1.RotateKeyRequest) (*rotatorv1.RotateKeyResponse, error) {
@@ -119,5 +120,33 @@ func TestRefusalIsNotRepeated(t *testing.T) {
 	}
 	if len(f.requests) != 1 {
 		t.Errorf("RotateKey was called %d times; want 1", len(f.requests))
+	}
+}
+
+// At the bound, or while etcd is full, the key cannot be replaced: the request is sent with another key of the proxy.
+func TestAnotherKeyIsUsedWhereNoneCanBeRotated(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		more []*rotatorv1.KeyEntry
+		want string
+		code codes.Code
+	}{
+		{"another key", []*rotatorv1.KeyEntry{{Key: &rotatorv1.Key{Id: "other", Generation: 8, Secret: "good"}, Priority: 2}}, "200 OK", codes.OK},
+		{"no other key", nil, "", codes.ResourceExhausted},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := &fakeRotatord{lose: 1, with: codes.ResourceExhausted, more: test.more}
+			g, err := newGateway(f.serve(t), "openhands", "gateway-a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer g.close()
+			if got, err := g.get(t.Context(), upstream(t)); got != test.want || status.Code(err) != test.code {
+				t.Errorf("get = %q, %v; want %q and code %v", got, err, test.want, test.code)
+			}
+			if len(f.requests) != 1 {
+				t.Errorf("RotateKey was called %d times; want 1", len(f.requests))
+			}
+		})
 	}
 }
