@@ -683,7 +683,8 @@ type DeletePoolRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The pool's name. Required.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Delete it although it has active keys, stock, bindings or retired keys that are not revoked. Default: false.
+	// Delete it although it has active keys, backups, keys in preparation, rotations that wait, bindings, or retired keys that
+	// may be alive at the upstream; nothing is revoked. Default: false.
 	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -48,7 +48,8 @@ const (
 	ErrorReason_ERROR_REASON_POOL_PAUSED ErrorReason = 8
 	// The pool is being deleted. Code FAILED_PRECONDITION.
 	ErrorReason_ERROR_REASON_POOL_DELETING ErrorReason = 9
-	// The pool still has active keys, stock or bindings, and `force` was not given. Code FAILED_PRECONDITION.
+	// The pool still has active keys, backups, keys in preparation, rotations that wait, bindings, or retired keys that may be
+	// alive at the upstream, and `force` was not given; metadata has how many of each. Code FAILED_PRECONDITION.
 	ErrorReason_ERROR_REASON_POOL_NOT_EMPTY ErrorReason = 10
 	// The key is in stock, so there is nothing to rotate. Code FAILED_PRECONDITION.
 	ErrorReason_ERROR_REASON_KEY_IN_STOCK ErrorReason = 11
@@ -83,7 +84,8 @@ const (
 	ErrorReason_ERROR_REASON_CANCELLED ErrorReason = 25
 	// A read did not finish in time. Code DEADLINE_EXCEEDED.
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 26
-	// etcd has no space left: writes are refused until the alarm is disarmed. Code RESOURCE_EXHAUSTED.
+	// etcd has no space left: writes are refused until the alarm is disarmed. Code RESOURCE_EXHAUSTED, without
+	// google.rpc.RetryInfo.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
 	// The pool has had as many rotations as its bound allows; nothing was used up. The delay says when the next is possible.
 	// Code RESOURCE_EXHAUSTED, with google.rpc.RetryInfo.

@@ -306,7 +306,8 @@ const (
 	KeyStatus_KEY_STATUS_RATE_LIMITED KeyStatus = 2
 	// Out of service until it is replaced or enabled.
 	KeyStatus_KEY_STATUS_EXHAUSTED KeyStatus = 3
-	// Cooling down after an upstream error until `status_until`.
+	// Cooling down until `status_until`, because the pool's rotation bound was reached when the key was to be rotated. No rule
+	// gives it to an upstream's answer today.
 	KeyStatus_KEY_STATUS_ERROR KeyStatus = 4
 	// Taken out of service by an operator until enabled.
 	KeyStatus_KEY_STATUS_DISABLED KeyStatus = 5
@@ -1390,7 +1391,7 @@ type Key struct {
 	SpendAt *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=spend_at,json=spendAt,proto3" json:"spend_at,omitempty"`
 	// When an active key got its status. Unset: with its life.
 	StatusSince *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=status_since,json=statusSince,proto3" json:"status_since,omitempty"`
-	// Why it has its status: the rule that matched a report, or "bound", "pending". Empty: nobody said.
+	// Why it has its status: the rule that matched a report, or "bound", "pending", "probe-alive". Empty: nobody said.
 	StatusReason string `protobuf:"bytes,22,opt,name=status_reason,json=statusReason,proto3" json:"status_reason,omitempty"`
 	// How far what a preparing or retired key still needs has come.
 	Phase KeyPhase `protobuf:"varint,23,opt,name=phase,proto3,enum=rotator.v1.KeyPhase" json:"phase,omitempty"`

@@ -461,7 +461,7 @@ type Active struct {
 	SpendAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=spend_at,json=spendAt,proto3" json:"spend_at,omitempty"`
 	// When the key got its status.
 	StatusSince *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=status_since,json=statusSince,proto3" json:"status_since,omitempty"`
-	// Why: the rule that matched, or "bound", "pending".
+	// Why: the rule that matched, or "bound", "pending", "probe-alive".
 	StatusReason  string `protobuf:"bytes,13,opt,name=status_reason,json=statusReason,proto3" json:"status_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -863,7 +863,8 @@ func (x *Stock) GetAlias() string {
 }
 
 // Token is the value of tokens/{pool}/{i}: one of the rotations that a pool's bound allows in a window. That of
-// tokens/{pool}/reached says when the bound was last found reached.
+// tokens/{pool}/reached says when the bound was last found reached. tokens/{pool}/stock-low is there from when the stock falls
+// below its minimum until it is filled, and names the key that was planned last.
 type Token struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Schema of this record, from 1.
@@ -1892,7 +1893,8 @@ func (x *EventData) GetRule() string {
 	return ""
 }
 
-// Lock is the value of locks/{pool}/{key}, leased to the holder's session.
+// Lock is the value of locks/{pool}/{key}, leased to the holder's session. A rotation that is made with its first write
+// has none.
 type Lock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Schema of this record, from 1.
@@ -1901,9 +1903,9 @@ type Lock struct {
 	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
 	// Unique for each campaign, so that a holder whose answer was lost knows its own.
 	Campaign string `protobuf:"bytes,3,opt,name=campaign,proto3" json:"campaign,omitempty"`
-	// What the holder is doing: "rotate" on the ordinary path.
+	// What the holder is doing: "rotate", or with an upstream "probe", "mint", "verify" or "revoke".
 	Stage string `protobuf:"bytes,4,opt,name=stage,proto3" json:"stage,omitempty"`
-	// Until when a call to an upstream may take. Unset on the ordinary path.
+	// Until when the call to an upstream may take. Unset for "rotate", which makes none.
 	BusyUntil *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=busy_until,json=busyUntil,proto3" json:"busy_until,omitempty"`
 	// The life it was taken for.
 	Generation    int64 `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
