@@ -44,6 +44,9 @@ func command(dir string) int {
 		return answer("nothing_done", "")
 	case changes && string(trouble) == "hang":
 		time.Sleep(time.Minute)
+	case changes && string(trouble) == "page":
+		_, _ = os.Stdout.WriteString("<html><title>Sign in</title></html>")
+		return 0
 	case string(trouble) == "talk":
 		_, _ = os.Stdout.WriteString(strings.Repeat("x", 1<<20))
 		return 0
@@ -84,7 +87,7 @@ func execIn(t *testing.T, dir string) providertest.Upstream {
 	if err := os.Mkdir(filepath.Join(dir, "keys"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	words := map[providertest.Trouble]string{providertest.Refuse: "refuse", providertest.Lose: "lose", providertest.Hang: "hang", talk: "talk"}
+	words := map[providertest.Trouble]string{providertest.Refuse: "refuse", providertest.Lose: "lose", providertest.Hang: "hang", providertest.Page: "page", talk: "talk"}
 	return providertest.Upstream{
 		Provider: &provider.Exec{Command: []string{os.Args[0], fakeCommand, dir}},
 		Keys: func() int {
@@ -103,7 +106,7 @@ func execIn(t *testing.T, dir string) providertest.Upstream {
 }
 
 // talk is a trouble of commands only: an answer without end.
-const talk = providertest.Hang + 1
+const talk = providertest.Page + 1
 
 func TestExec(t *testing.T) { providertest.Run(t, execUpstream) }
 

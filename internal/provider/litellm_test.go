@@ -47,6 +47,7 @@ func faulty(w providertest.Trouble) func(upstreamtest.Call) upstreamtest.Fault {
 		providertest.Refuse: {Status: http.StatusForbidden, Body: `{"error":{"message":"no right"}}`},
 		providertest.Lose:   {Drop: true},
 		providertest.Hang:   {Hang: true},
+		providertest.Page:   {Status: http.StatusOK, Body: `<html><title>Sign in</title></html>`},
 	}[w]
 	return func(c upstreamtest.Call) upstreamtest.Fault {
 		if c.Endpoint != upstreamtest.Generate && c.Endpoint != upstreamtest.Delete {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -222,16 +223,26 @@ func (l *LiteLLMAPI) GenerateKey(ctx context.Context, n NewLiteLLMKey) error {
 	return nil
 }
 
-// DeleteKey deletes a key, with the credential. That it is gone already is a success.
+// DeleteKey deletes a key, with the credential. That it is gone already is a success. An answer that does not name the key
+// as deleted leaves open what happened: a login page in between may answer 200 to anything.
 func (l *LiteLLMAPI) DeleteKey(ctx context.Context, key Secret) error {
 	k := l.call(http.MethodPost, "/key/delete")
 	k.secrets = append(k.secrets, key.Reveal())
-	k.body = map[string][]string{"keys": {HashedToken(key)}}
-	r, err := l.Client.decode(ctx, k, nil)
-	if r.Status == http.StatusNotFound && knowsItsKeys(r) {
-		return nil
+	hash := HashedToken(key)
+	k.body = map[string][]string{"keys": {hash}}
+	var out struct {
+		Deleted []string `json:"deleted_keys"`
 	}
-	return err
+	r, err := l.Client.decode(ctx, k, &out)
+	switch {
+	case r.Status == http.StatusNotFound && knowsItsKeys(r):
+		return nil
+	case err != nil:
+		return err
+	case !slices.Contains(out.Deleted, hash):
+		return l.Client.strange(k, r)
+	}
+	return nil
 }
 
 // HashedToken is how LiteLLM keeps a key, and a name for it that is no secret: it takes the hash wherever it takes the key

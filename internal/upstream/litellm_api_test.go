@@ -207,6 +207,22 @@ func TestGenerateAndDelete(t *testing.T) {
 	}
 }
 
+// A success that does not name the key as deleted is another's, such as a login page: it says nothing of the key.
+func TestSuccessesThatDeleteNothing(t *testing.T) {
+	for _, body := range []string{
+		`<!DOCTYPE html><html><title>Sign in</title></html>`, ``, `{}`, `[]`, `{"status":"ok"}`, `{"deleted_keys":null}`, `{"deleted_keys":[]}`,
+		`{"deleted_keys":["` + HashedToken(secret("sk-fake-other")) + `"]}`, `{"deleted_keys":"` + HashedToken(fakeKey) + `"}`,
+	} {
+		l := &LiteLLMAPI{BaseURL: "https://host", Client: NewClient(ClientConfig{Transport: transport(func(*http.Request) (*http.Response, error) {
+			return answerOf(200, body), nil
+		})})}
+		var e *CallError
+		if err := l.DeleteKey(t.Context(), fakeKey); !errors.As(err, &e) || e.NotApplied() {
+			t.Errorf("%s: want an outcome that is not known, got %v", body, err)
+		}
+	}
+}
+
 // What was applied and never answered looks like what was not; asking tells.
 func TestAnswersThatAreLost(t *testing.T) {
 	f, l := newLiteLLM(t, upstreamtest.Options{})

@@ -20,6 +20,7 @@ const (
 	Refuse         // it surely does nothing, and says so
 	Lose           // it does what was asked, and its answer is lost
 	Hang           // it does not answer
+	Page           // something in between answers with a success that is not the upstream's, and nothing is done
 )
 
 // Upstream is a provider with the other side of it.
@@ -34,7 +35,7 @@ type Upstream struct {
 // Run runs the suite. start makes an upstream without keys and without trouble.
 func Run(t *testing.T, start func(t *testing.T) Upstream) {
 	for name, test := range map[string]func(*testing.T, *suite){
-		"Life": life, "Absent": absent, "Again": again, "Refused": refused, "Lost": lost, "Hangs": hangs, "Over": over,
+		"Life": life, "Absent": absent, "Again": again, "Refused": refused, "Lost": lost, "Paged": paged, "Hangs": hangs, "Over": over,
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := start(t)
@@ -158,6 +159,22 @@ func lost(t *testing.T, s *suite) {
 	s.Trouble(None)
 	if s.found(t) {
 		t.Error("the key whose revocation's answer was lost is found")
+	}
+}
+
+// paged: a success that another has answered, such as a login page, says nothing of what was asked for.
+func paged(t *testing.T, s *suite) {
+	s.Trouble(Page)
+	_, err := s.Provider.Mint(t.Context(), s.key)
+	if s.clean(t, err); err == nil || errors.Is(err, pool.ErrNothingDone) || s.Keys() != 0 {
+		t.Errorf("a mint that a page has answered: %v with %d keys", err, s.Keys())
+	}
+	s.Trouble(None)
+	s.mint(t)
+	s.Trouble(Page)
+	err = s.Provider.Revoke(t.Context(), s.key)
+	if s.clean(t, err); err == nil || errors.Is(err, pool.ErrNothingDone) || s.Keys() != 1 {
+		t.Errorf("a revocation that a page has answered: %v with %d keys", err, s.Keys())
 	}
 }
 
