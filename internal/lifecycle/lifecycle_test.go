@@ -1,6 +1,7 @@
 package lifecycle_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -99,6 +100,28 @@ func TestMintFails(t *testing.T) {
 		if diff := cmp.Diff(want, r.events("keys/"+p.Key)); diff != "" {
 			t.Errorf("events (-want +got):\n%s", diff)
 		}
+	})
+}
+
+// TestUpstreamLeftAlone: while an upstream is left alone nothing is given up, however long that is, and nothing is lost.
+func TestUpstreamLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, withStock(1, 1))
+		r.retire("old", "new")
+		over := time.Now().Add(24 * time.Hour)
+		r.upstream.refuse = &pool.HeldBackError{RetryAt: over, Cause: errors.New("the host is left alone")}
+		r.start("r0", nil)
+		time.Sleep(time.Until(over) - time.Minute)
+		preps := records[*pool.Preparation](r, pool.KindPreparation)
+		if len(preps) != 1 || preps[0].Phase != pool.PhaseMinting || preps[0].Work.Attempts != 0 || !preps[0].Work.NotBefore.Equal(over) {
+			t.Errorf("the key to be minted: %+v", preps)
+		}
+		if old := r.retired("old"); old.Phase != pool.PhaseRevoking || old.Work.Attempts != 0 || !old.Work.NotBefore.Equal(over) {
+			t.Errorf("the key to be revoked is %s with %+v", old.Phase, old.Work)
+		}
+		r.upstream.set(func() { r.upstream.refuse = nil })
+		r.until("stocked", 2*time.Minute, func() bool { return len(records[*pool.Backup](r, pool.KindBackup)) == 1 })
+		r.until("revoked", 2*time.Minute, func() bool { return r.upstream.count("revoke", "old") == 1 })
 	})
 }
 

@@ -27,6 +27,7 @@ const (
 	Missing               // of a find: the key is not there
 	Nothing               // it surely has not and will not
 	Bad                   // of a verification: the upstream refuses the key
+	Unsent                // it was not sent at all, and nothing is wrong with it: the upstream is left alone, or there was no room
 )
 
 // Answer is what the upstream said, and to what.
@@ -35,6 +36,7 @@ type Answer struct {
 	Result  Result
 	Sealed  pool.Sealed // the secret that came with it, zero if none did
 	Problem string      // without secrets
+	RetryAt time.Time   // of one that was not sent: when the upstream may be asked again; zero: that is not known
 
 	// The call was made for this phase of this generation under this intent; to nothing else is it an answer.
 	phase      pool.Phase
@@ -65,7 +67,7 @@ type View struct {
 type Limits struct {
 	Call      time.Duration // one call takes at most this
 	Margin    time.Duration // and others leave it this much longer, for clocks that differ
-	Attempts  int           // calls for one generation before it is given up
+	Attempts  int           // calls for one generation before it is given up; one that was not sent is none
 	FirstWait time.Duration // before the second; doubles
 	LongWait  time.Duration // at the most
 	Recheck   time.Duration // when what stands in the way may be gone
@@ -161,14 +163,22 @@ func clone(w *pool.Work) *pool.Work {
 	return &next
 }
 
-// putOff is the work after an attempt that has failed.
+// putOff is the work after an attempt that has failed. A call that was not sent was none: it waits for as long as the upstream
+// is left alone, and no longer.
 func putOff(w *pool.Work, a *Answer, l Limits, now time.Time) *pool.Work {
 	next := clone(w)
-	if a.Call == CallFind || a.Call == CallVerify { // the others were counted with their intent
+	announced := a.Call == CallMint || a.Call == CallRevoke // those were counted with their intent
+	switch unsent := a.Result == Unsent; {
+	case unsent && announced:
+		next.Attempts--
+	case !unsent && !announced:
 		next.Attempts++
 	}
 	next.Problem, next.NotBefore = a.Problem, now.Add(l.backoff(next.Attempts))
-	if a.Result == Nothing && a.Call != CallFind && a.Call != CallVerify {
+	if a.RetryAt.After(now) {
+		next.NotBefore = a.RetryAt.UTC()
+	}
+	if announced && (a.Result == Nothing || a.Result == Unsent) {
 		next.Intent = ""
 	}
 	return next

@@ -123,6 +123,40 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
+// TestUnsentCallsAreNoAttempts: a call that was not sent is not counted, and waits for as long as the upstream is left alone.
+func TestUnsentCallsAreNoAttempts(t *testing.T) {
+	const before = 11 // of 12: one that counted would be the last
+	retryAt := at.Add(90 * time.Second)
+	for _, tt := range []struct {
+		call  Call
+		phase pool.Phase
+	}{
+		{CallMint, pool.PhaseMinting}, {CallFind, pool.PhaseMinting}, {CallVerify, pool.PhaseVerifying},
+		{CallRevoke, pool.PhaseRevoking}, {CallFind, pool.PhaseRevoking},
+	} {
+		w := &pool.Work{Generation: 1, Intent: "i", Attempts: before, NotBefore: at}
+		announced := tt.call == CallMint || tt.call == CallRevoke
+		if announced {
+			w.Attempts++
+		}
+		for _, until := range []time.Time{retryAt, {}} {
+			a := &Answer{Call: tt.call, Result: Unsent, RetryAt: until, Problem: "why", phase: tt.phase, generation: 1, intent: "i"}
+			m := move(tt.phase, w, a)
+			phase, next := progress(m.next)
+			if phase != tt.phase || next.Attempts != before || next.Problem != "why" || (next.Intent == "") != announced {
+				t.Errorf("%s while %s: now %s with %+v, want it put off with %d attempts", tt.call, tt.phase, phase, next, before)
+			}
+			want := until
+			if until.IsZero() {
+				want = at.Add(DefaultLimits().backoff(before))
+			}
+			if !next.NotBefore.Equal(want) {
+				t.Errorf("%s while %s: the next try is at %v, want %v", tt.call, tt.phase, next.NotBefore, want)
+			}
+		}
+	}
+}
+
 // TestSecretOfAnother: a key that turns out to be another one is given up, and never revoked.
 func TestSecretOfAnother(t *testing.T) {
 	v := view(&Answer{Call: CallMint, Result: Done, Sealed: pool.Sealed{Ciphertext: []byte("x"), Fingerprint: "f"}, phase: pool.PhaseMinting, generation: 1, intent: "i"})

@@ -354,7 +354,10 @@ func (a *Answer) make(ctx context.Context, p pool.Provider, k pool.ProviderKey) 
 
 func (a *Answer) failed(err error) {
 	a.Result, a.Problem, a.Sealed = Unknown, problemOf(err), pool.Sealed{}
+	var held *pool.HeldBackError
 	switch {
+	case errors.As(err, &held):
+		a.Result, a.RetryAt = Unsent, held.RetryAt
 	case errors.Is(err, pool.ErrNothingDone):
 		a.Result = Nothing
 	case errors.Is(err, pool.ErrKeyRefused):

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Provider mints and revokes the keys of a pool at its upstream. Calls block until ctx ends at the latest and are safe for
@@ -39,6 +40,19 @@ var (
 	// ErrKeyRefused: the upstream does not take the key. Never for an upstream that could not be asked.
 	ErrKeyRefused = errors.New("the upstream refuses the key")
 )
+
+// HeldBackError says that a call was not sent although nothing is wrong with it: the upstream is left alone for a while, or
+// too many calls are under way. It is an ErrNothingDone, also of Find and Verify.
+type HeldBackError struct {
+	RetryAt time.Time // the upstream is left alone until then; zero: that is not known
+	Cause   error
+}
+
+// Error implements error.
+func (e *HeldBackError) Error() string { return e.Cause.Error() }
+
+// Unwrap returns what can be told from this error.
+func (e *HeldBackError) Unwrap() []error { return []error{ErrNothingDone, e.Cause} }
 
 // AliasOf is the name that a minted key has at its upstream.
 func AliasOf(pool, key string) string { return "rotatord-" + pool + "-" + key }

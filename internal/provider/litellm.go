@@ -62,16 +62,18 @@ func (l *LiteLLM) Find(ctx context.Context, k pool.ProviderKey) (bool, pool.Secr
 	if errors.Is(err, upstream.ErrUnknownKey) {
 		return false, pool.Secret{}, nil
 	}
-	return err == nil, pool.Secret{}, err
+	return err == nil, pool.Secret{}, held(err)
 }
 
 // Verify implements pool.Provider with a call that costs nothing.
 func (l *LiteLLM) Verify(ctx context.Context, k pool.ProviderKey) error {
-	switch r := l.Client.Probe(ctx, l.kind(), l.Upstream.BaseURL, k.Secret); r.Health {
-	case upstream.Alive:
+	switch r := l.Client.Probe(ctx, l.kind(), l.Upstream.BaseURL, k.Secret); {
+	case r.Health == upstream.Alive:
 		return nil
-	case upstream.Dead:
+	case r.Health == upstream.Dead:
 		return dead(r.Reason)
+	case r.Err != nil:
+		return held(r.Err)
 	default:
 		return errors.New(r.Reason)
 	}
@@ -88,8 +90,17 @@ func (l *LiteLLM) Revoke(ctx context.Context, k pool.ProviderKey) error {
 // sure tells the errors apart that say that nothing was done.
 func sure(err error) error {
 	var call *upstream.CallError
-	if errors.As(err, &call) && call.NotApplied() {
+	if errors.As(err, &call) && !call.Held && call.NotApplied() {
 		return nothingDone(err)
+	}
+	return held(err)
+}
+
+// held tells the errors apart of calls that were only held back.
+func held(err error) error {
+	var call *upstream.CallError
+	if errors.As(err, &call) && call.Held {
+		return &pool.HeldBackError{RetryAt: call.RetryAt, Cause: err}
 	}
 	return err
 }

@@ -1,8 +1,10 @@
 package provider_test
 
 import (
+	"errors"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/rotatord/rotatord/internal/pool"
 	"github.com/rotatord/rotatord/internal/pool/pooltest"
@@ -40,6 +42,44 @@ func TestLiteLLM(t *testing.T) {
 			p.(*provider.LiteLLM).Client = upstream.NewClient(upstream.ClientConfig{})
 		}}
 	})
+}
+
+// A call to a host that is left alone is held back: nothing was done, and when to try again is said.
+func TestLiteLLMLeftAlone(t *testing.T) {
+	f := upstreamtest.New(upstreamtest.Options{})
+	defer f.Close()
+	g := &provider.Registry{Client: upstream.NewClient(upstream.ClientConfig{}), Sealer: pooltest.FakeSealer{}}
+	p, err := g.Provider(litellmPool(t, f))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := pool.ProviderKey{Pool: "p", ID: "m1", Alias: "a", Secret: p.Choose()}
+	f.Hook(func(upstreamtest.Call) upstreamtest.Fault {
+		return upstreamtest.Fault{Status: http.StatusTooManyRequests}
+	})
+	var held *pool.HeldBackError
+	if _, err := p.Mint(t.Context(), k); err == nil || errors.As(err, &held) {
+		t.Errorf("a call that was sent: got %v", err)
+	}
+	for name, call := range map[string]func() error{
+		"mint":   func() error { _, err := p.Mint(t.Context(), k); return err },
+		"find":   func() error { _, _, err := p.Find(t.Context(), k); return err },
+		"verify": func() error { return p.Verify(t.Context(), k) },
+		"revoke": func() error { return p.Revoke(t.Context(), k) },
+	} {
+		if err := call(); !errors.As(err, &held) || !errors.Is(err, pool.ErrNothingDone) || !held.RetryAt.After(time.Now()) {
+			t.Errorf("%s: got %v, want it held back and a time", name, err)
+		}
+	}
+}
+
+// What is wrong with a call itself does not get better with waiting.
+func TestLiteLLMThatCannotBeCalled(t *testing.T) {
+	p := &provider.LiteLLM{Client: upstream.NewClient(upstream.ClientConfig{}), Upstream: pool.UpstreamSpec{Kind: pool.UpstreamLiteLLM, BaseURL: "ftp://host"}}
+	var held *pool.HeldBackError
+	if err := p.Revoke(t.Context(), pool.ProviderKey{Secret: pool.NewSecret("sk-fake")}); !errors.Is(err, pool.ErrNothingDone) || errors.As(err, &held) {
+		t.Errorf("got %v, want nothing done and nothing held back", err)
+	}
 }
 
 func faulty(w providertest.Trouble) func(upstreamtest.Call) upstreamtest.Fault {

@@ -113,6 +113,7 @@ type CallError struct {
 	Status  int       // of the answer; 0: there was none
 	Reason  string    // for people: one line, at most MaxReason bytes
 	Unsent  bool      // surely nothing reached the upstream
+	Held    bool      // with Unsent: nothing is wrong with the call, but the host is left alone, or there was no room
 	RetryAt time.Time // the host is left alone until then; zero: it may be asked
 	Verdict Verdict   // what the answer means for the key that was sent with the call
 	cause   error
@@ -146,7 +147,9 @@ func (c *Client) do(ctx context.Context, k call) (Response, error) {
 	}
 	leave, err := c.enter(ctx, h)
 	if err != nil {
-		return Response{}, k.failed(u, err, true)
+		e := k.failed(u, err, true)
+		e.Held = true
+		return Response{}, e
 	}
 	defer leave()
 	if e := c.leftAlone(h, k, u); e != nil { // since it waited for room
@@ -170,7 +173,7 @@ func (c *Client) leftAlone(h *host, k call, u *url.URL) error {
 		return nil
 	}
 	e := k.failed(u, errLeftAlone, true)
-	e.RetryAt = until
+	e.Held, e.RetryAt = true, until
 	return e
 }
 

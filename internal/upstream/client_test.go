@@ -172,7 +172,7 @@ func TestRoomIsAskedForAtTheHostFirst(t *testing.T) {
 				defer cancel()
 				_, err := c.do(ctx, get("https://hangs"))
 				var e *CallError
-				unsent <- errors.As(err, &e) && e.Unsent
+				unsent <- errors.As(err, &e) && e.Unsent && e.Held
 			}()
 		}
 		synctest.Wait()
@@ -226,7 +226,7 @@ func TestHostsThatFailAreLeftAlone(t *testing.T) {
 				_, _ = c.do(t.Context(), get("https://host"))
 				_, err := c.do(t.Context(), get("https://host"))
 				var e *CallError
-				if !errors.As(err, &e) || !e.Unsent || calls != 1 {
+				if !errors.As(err, &e) || !e.Unsent || !e.Held || calls != 1 {
 					t.Fatalf("want the host left alone after a failure, got %v after %d calls", err, calls)
 				}
 				if rest := time.Until(e.RetryAt); rest < tt.least || rest > tt.most {

@@ -39,6 +39,7 @@ type ProbeResult struct {
 	Reason string // for people: one line without secrets, at most MaxReason bytes
 	Rule   string // that decided, if Dead
 	Status int    // of the answer; 0: there was none
+	Err    error  // why there was no answer, a *CallError; nil if there was one, or the kind cannot be asked
 }
 
 // probes are cheap and free of cost, one for each kind that can be asked.
@@ -91,7 +92,7 @@ func (c *Client) Probe(ctx context.Context, kind Kind, baseURL string, key Secre
 	if err != nil {
 		var e *CallError
 		errors.As(err, &e)
-		return ProbeResult{Reason: e.Reason}
+		return ProbeResult{Reason: e.Reason, Err: err}
 	}
 	return judge(kind, r, now, secret)
 }
