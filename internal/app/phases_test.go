@@ -26,6 +26,7 @@ op=$(field op) file=$1/keys/$(field alias)
 echo "$op $(field key_id)" >> "$1/calls"
 case $op in
 mint)
+	while test -f "$1/hold"; do sleep 0.05; done
 	test -f "$file" || od -An -tx1 -N16 /dev/urandom | tr -d ' \n' > "$file"
 	printf '{"result":"ok","secret":"sk-fake-%s"}' "$(cat "$file")" ;;
 find) if test -f "$file"; then echo '{"result":"ok"}'; else echo '{"result":"missing"}'; fi ;;
@@ -144,4 +145,45 @@ func TestDeadMinter(t *testing.T) {
 		keys, err := os.ReadDir(filepath.Join(dir, "keys"))
 		return err == nil && len(keys) == 1
 	})
+}
+
+// TestStopWhileMinting: a replica that is stopped waits for the command that makes a key, and puts its answer on record. It
+// is the only place where the secret is.
+func TestStopWhileMinting(t *testing.T) {
+	c := newCluster(t, 0, nil)
+	dir, option := newScript(t)
+	c.exec = []string{option}
+	hold := filepath.Join(dir, "hold")
+	if err := os.WriteFile(hold, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stopped := c.start("r0", app.Seams{})
+	spec := &v1.PoolSpec{
+		Provider: &v1.ProviderSpec{Provider: &v1.ProviderSpec_Exec{Exec: &v1.ExecProvider{Name: "files"}}}, Stock: &v1.StockPolicy{Min: 1},
+	}
+	if _, err := stopped.adm.CreatePool(c.ctx(), &v1.CreatePoolRequest{Name: "p", Spec: spec}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("a key is being made", func() bool { return len(calls(t, dir)) == 1 })
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		closeInTime(t, stopped.Replica)
+	}()
+	select {
+	case <-done:
+		t.Error("the replica stopped while its command was at work")
+	case <-time.After(500 * time.Millisecond):
+	}
+	if err := os.Remove(hold); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	c.start("r1", app.Seams{})
+	c.eventually("the pool is stocked", func() bool { return c.count("backup", "p") == 1 })
+	for call, times := range calls(t, dir) {
+		if strings.HasPrefix(call, "find ") || times != 1 {
+			t.Errorf("%s: %d times", call, times)
+		}
+	}
 }

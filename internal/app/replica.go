@@ -366,12 +366,15 @@ func (r *Replica) EtcdEndpoints() []string { return r.client.Endpoints() }
 // Failed yields what makes the replica useless, such as the end of its embedded etcd.
 func (r *Replica) Failed() <-chan error { return r.failed }
 
-// Close stops gracefully: health goes down, calls are drained, locks and the session are given up, etcd is closed. Each
-// step is bounded, the drain by ctx. It is idempotent.
+// Close stops gracefully: health goes down, calls and phases are drained, locks and the session are given up, etcd is
+// closed. Each step is bounded, the drains by ctx. It is idempotent.
 func (r *Replica) Close(ctx context.Context) error {
 	r.closing.Do(func() {
 		r.stopping.Store(true)
-		r.server.Shutdown(ctx) // health first, then the calls under way
+		var phases sync.WaitGroup
+		phases.Go(func() { r.phases.Finish(ctx) }) // an answer of a provider may be lost for good
+		r.server.Shutdown(ctx)                     // health first, then the calls under way
+		phases.Wait()
 		r.rotator.Close()
 		r.stopWork()
 		wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

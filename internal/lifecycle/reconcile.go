@@ -57,9 +57,13 @@ func (r *run) release() {
 	}
 }
 
-// pursue reads, decides and acts until nothing is to be done now.
+// pursue reads, decides and acts until nothing is to be done now. When the worker is to finish it still writes down what an
+// upstream has answered.
 func (r *run) pursue(ctx context.Context) (until time.Time, err error) {
 	for range tries {
+		if r.answer == nil && r.isFinishing() {
+			return r.Now().Add(pauseAfter), nil
+		}
 		rec, v, err := r.read(ctx)
 		if errors.Is(err, errBehind) {
 			continue

@@ -198,6 +198,11 @@ func (r *rig) checkRevision(revision int64, recs func() []pool.Record, _ *pool.T
 // start runs a worker until stop is called or the test ends.
 func (r *rig) start(name string, adjust func(*lifecycle.Config)) (stop func()) {
 	r.t.Helper()
+	return r.run(name, r.worker(name, adjust))
+}
+
+func (r *rig) worker(name string, adjust func(*lifecycle.Config)) *lifecycle.Worker {
+	r.t.Helper()
 	r.store.Put(&pool.Replica{Name: name})
 	cfg := lifecycle.Config{
 		Store: r.store, Locks: &pooltest.MemLocks{Store: r.store, Holder: name}, Mirror: r.mirror, Sealer: pooltest.FakeSealer{},
@@ -206,11 +211,15 @@ func (r *rig) start(name string, adjust func(*lifecycle.Config)) (stop func()) {
 	if adjust != nil {
 		adjust(&cfg)
 	}
+	return lifecycle.New(cfg)
+}
+
+func (r *rig) run(name string, w *lifecycle.Worker) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		lifecycle.New(cfg).Run(ctx)
+		w.Run(ctx)
 	}()
 	stop = sync.OnceFunc(func() {
 		cancel()

@@ -84,6 +84,10 @@ type Worker struct {
 	// stays until the next resync.
 	settled map[pool.Record]settlement
 	done    chan struct{} // gets a value when a record was worked on
+	// finishing says that nothing more is begun; idle is closed once nothing is under way either.
+	finishing bool
+	idle      chan struct{}
+	idleClose sync.Once
 }
 
 // settlement says that nothing is to be done about a record before a time, as long as it and its pool are as they were.
@@ -113,7 +117,7 @@ func New(cfg Config) *Worker {
 	if cfg.Steps == nil {
 		cfg.Steps = func(context.Context, Step, pool.Record) error { return nil }
 	}
-	return &Worker{Config: cfg, busy: make(map[pool.Ref]bool), settled: make(map[pool.Record]settlement), done: make(chan struct{}, 1)}
+	return &Worker{Config: cfg, busy: make(map[pool.Ref]bool), settled: make(map[pool.Record]settlement), done: make(chan struct{}, 1), idle: make(chan struct{})}
 }
 
 const (
@@ -131,7 +135,8 @@ const (
 	unready = time.Second
 )
 
-// Run works until ctx ends, and waits for what it has begun.
+// Run works until ctx ends, and waits for what it has begun. The end of ctx ends calls too, with answers that are not known:
+// Finish comes before it.
 func (w *Worker) Run(ctx context.Context) {
 	select {
 	case <-w.Mirror.Loaded():
@@ -165,6 +170,33 @@ func (w *Worker) Run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// Finish begins nothing more and waits until all that was begun is over, or until ctx ends. A call to an upstream that is
+// under way is finished and its answer written down, and no other is made: an answer may be the only place where the secret
+// of a new key is. That takes a call's time and two of the store at the most.
+func (w *Worker) Finish(ctx context.Context) {
+	w.mu.Lock()
+	w.finishing = true
+	w.noteIdle()
+	w.mu.Unlock()
+	select {
+	case <-w.idle:
+	case <-ctx.Done():
+	}
+}
+
+// noteIdle is called with mu held.
+func (w *Worker) noteIdle() {
+	if w.finishing && len(w.busy) == 0 {
+		w.idleClose.Do(func() { close(w.idle) })
+	}
+}
+
+func (w *Worker) isFinishing() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.finishing
 }
 
 // nextResync has jitter, so that replicas do not look at everything at the same moment.
@@ -299,11 +331,12 @@ func (w *Worker) preview(e seen, now time.Time) time.Time {
 	return now.Add(forever)
 }
 
-// begin works on one record in a goroutine of its own, and reports false if too many are worked on already.
+// begin works on one record in a goroutine of its own, and reports false if too many are worked on already or no more are to
+// be.
 func (w *Worker) begin(ctx context.Context, work *sync.WaitGroup, d due) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.busy) >= w.Parallel {
+	if w.finishing || len(w.busy) >= w.Parallel {
 		return false
 	}
 	w.busy[d.ref] = true
@@ -311,6 +344,7 @@ func (w *Worker) begin(ctx context.Context, work *sync.WaitGroup, d due) bool {
 		until := w.work(ctx, d.ref)
 		w.mu.Lock()
 		delete(w.busy, d.ref)
+		w.noteIdle()
 		if s := w.settled[d.rec]; s.record == d.at.record && s.pool == d.at.pool {
 			s.until = until
 			w.settled[d.rec] = s
