@@ -119,7 +119,8 @@ var preparing = map[arrow]string{
 
 var retiring = map[arrow]string{
 	{"retired", "revoking"}: "key.revoking", {"revoking", "revoked"}: "key.revoked", {"revoking", "orphaned"}: "key.orphaned",
-	{"orphaned", "revoking"}: "key.retried", {"retired", "purged"}: "key.purged", {"revoked", "purged"}: "key.purged",
+	{"retired", "orphaned"}: "key.orphaned", {"orphaned", "revoking"}: "key.retried", {"retired", "purged"}: "key.purged",
+	{"revoked", "purged"}: "key.purged",
 }
 
 // preparation is a change of phase of a key in preparation, which may end it.

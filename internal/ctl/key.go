@@ -373,7 +373,9 @@ func (c *cli) keyRetryCommand() *cobra.Command {
 		Use:   "retry POOL ID",
 		Short: "Try again what was given up: preparing a failed key, or revoking an orphaned one",
 		Long: "Try again what was given up: preparing a key that failed, or revoking a retired key that is orphaned.\n\n" +
-			"What became of the last try is found out first: nothing is minted or revoked twice.",
+			"What became of the last try is found out first: nothing is minted or revoked twice.\n\n" +
+			"For a key that is orphaned because the upstream of its pool was changed this says that it may be asked about at the\n" +
+			"upstream that the pool has now.",
 		Args: exactly("POOL", "ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			request := &rotatorv1.RetryKeyRequest{Pool: args[0], KeyId: args[1]}

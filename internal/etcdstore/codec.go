@@ -81,7 +81,8 @@ func message(rec pool.Record, schema int32) proto.Message {
 	switch r := rec.(type) {
 	case *pool.Pool:
 		return &storagev1.Pool{Schema: schema, Spec: specpb.FromSpec(r.Spec), Paused: r.Paused, Deleting: r.Deleting,
-			CreatedAt: toProto(r.CreatedAt), Incident: specpb.FromIncident(r.Incident), Credential: sealedToProto(r.Credential)}
+			CreatedAt: toProto(r.CreatedAt), Incident: specpb.FromIncident(r.Incident), Credential: sealedToProto(r.Credential),
+			UpstreamSince: toProto(r.UpstreamSince)}
 	case *pool.Slot:
 		return &storagev1.Slot{Schema: schema, State: slotState(r.Closing), CreatedAt: toProto(r.CreatedAt)}
 	case *pool.Active:
@@ -298,7 +299,8 @@ var decoders = map[pool.Kind]decoder{
 
 func readPool(ref pool.Ref, v pool.Version, m *storagev1.Pool) (pool.Record, error) {
 	return &pool.Pool{Version: v, Name: ref.Pool, Spec: specpb.ToSpec(m.GetSpec()), Paused: m.Paused, Deleting: m.Deleting,
-		CreatedAt: toTime(m.CreatedAt), Incident: specpb.ToIncident(m.Incident), Credential: sealed(m.Credential)}, nil
+		CreatedAt: toTime(m.CreatedAt), Incident: specpb.ToIncident(m.Incident), Credential: sealed(m.Credential),
+		UpstreamSince: toTime(m.UpstreamSince)}, nil
 }
 
 func readSlot(ref pool.Ref, v pool.Version, m *storagev1.Slot) (pool.Record, error) {

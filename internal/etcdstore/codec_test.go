@@ -53,7 +53,7 @@ func samples() []pool.Record {
 		&pool.Rotation{Version: version, Life: life, ID: "01JX3", Slot: "oh-03", NewKey: "oh-11", Trigger: pool.TriggerProvider, Source: "openhands", Reason: "401 from the upstream", RequestID: "r-1", ProxyID: "gw-1", Holder: "rotatord-0", CommittedAt: noon},
 		&pool.Active{Version: version, Pool: "openhands", Key: "oh-04", Slot: "oh-04", Status: pool.StatusError, StatusUntil: noon, StatusSince: morning, StatusReason: "bound",
 			Sealed: sealedAs("sk-f...c0de"), AddedAt: morning, SpendUSD: pointer(9.4), BudgetUSD: pointer(10.0), SpendAt: morning},
-		&pool.Pool{Version: version, Name: "minted", CreatedAt: morning, Incident: &pool.Incident{Since: morning, Until: noon, Keys: 3},
+		&pool.Pool{Version: version, Name: "minted", CreatedAt: morning, UpstreamSince: noon, Incident: &pool.Incident{Since: morning, Until: noon, Keys: 3},
 			Credential: sealedAs("sk-m...9xYz"), Spec: pool.Spec{
 				Upstream: pool.UpstreamSpec{Kind: pool.UpstreamLiteLLM, BaseURL: "https://litellm.example.org"},
 				Bound:    pool.BoundSpec{Rotations: pointer(5), Window: time.Minute}, Stock: &pool.StockPolicy{Min: 2, Max: 4},

@@ -40,6 +40,8 @@ func retired(v View, r *pool.Retired, now time.Time) Move {
 		return resting("no_provider_here", now.Add(v.Limits.Recheck))
 	case unsafe(v, r, now) != "":
 		return resting("held", now.Add(v.Limits.Recheck))
+	case madeElsewhere(v, r):
+		return orphan(v, r, upstreamChanged, now)
 	}
 	next := moved(r, pool.PhaseRevoking, r.Work.Next(now, was))
 	id := intent(next.Work, v.Limits, now)
@@ -67,6 +69,17 @@ func unsafe(v View, r *pool.Retired, now time.Time) string {
 	return ""
 }
 
+const upstreamChanged = "the pool's upstream was changed after this key was added: revoke it where it was made, then `rotatorctl key retry` or `key remove`"
+
+// madeElsewhere reports whether a key was added before its pool's upstream was changed. The upstream that the pool has now
+// may never have had it, so that it is not there would prove nothing. The retry of a key that was given up since then is an
+// operator's word that it may be asked about there.
+func madeElsewhere(v View, r *pool.Retired) bool {
+	since := v.Pool.UpstreamSince
+	retried := r.Phase == pool.PhaseRevoking && r.Work.Was(pool.PhaseOrphaned) && !r.Work.PhaseSince.Before(since)
+	return r.AddedAt.Before(since) && !retried
+}
+
 // guarded compares what made the revocation safe: the key that took the place is still in service.
 func guarded(v View, m Move) Move {
 	if v.Slot != nil {
@@ -91,6 +104,8 @@ func revoking(v View, r *pool.Retired, now time.Time) Move {
 		return putOffRevoking(v, r, now)
 	case v.Pool.Spec.Provider == nil || r.Served() && !v.Pool.Spec.Revokes(): // what never served was never to be kept there
 		return orphan(v, r, "the pool revokes no keys any more", now)
+	case madeElsewhere(v, r):
+		return orphan(v, r, upstreamChanged, now)
 	case !v.Provider:
 		return resting("no_provider_here", now.Add(v.Limits.Recheck))
 	case r.Work != nil && r.Work.Intent != "" && r.Work.Intent == v.Fresh:

@@ -299,7 +299,7 @@ func (r *rig) retire(old, successor string) {
 	r.store.Put(
 		&pool.Slot{Pool: "p", Name: "s-" + old}, claim(old), claim(successor),
 		&pool.Active{Pool: "p", Key: successor, Slot: "s-" + old, Status: pool.StatusHealthy, Sealed: secret(successor), Replaces: old},
-		&pool.Retired{Pool: "p", Key: old, Phase: pool.PhaseRetired, Slot: "s-" + old, Generation: 2, ReplacedBy: successor, Sealed: secret(old), RetiredAt: time.Now()},
+		&pool.Retired{Pool: "p", Key: old, Phase: pool.PhaseRetired, Slot: "s-" + old, Generation: 2, ReplacedBy: successor, Sealed: secret(old), AddedAt: time.Now(), RetiredAt: time.Now()},
 	)
 }
 

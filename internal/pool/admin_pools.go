@@ -54,7 +54,8 @@ func poolPut(p *Pool, revision int64, err error) (*Pool, int64, error) {
 	return &done, done.ModRevision, nil
 }
 
-// UpdatePool replaces a pool's spec; only if the pool's revision is still ifRevision, unless that is 0.
+// UpdatePool replaces a pool's spec; only if the pool's revision is still ifRevision, unless that is 0. When it changes the
+// upstream or the provider for another, that is noted: the keys that are there were made elsewhere.
 func (a *Admin) UpdatePool(ctx context.Context, name string, spec Spec, ifRevision int64) (*Pool, int64, error) {
 	var f violations
 	f.name("name", name)
@@ -70,6 +71,9 @@ func (a *Admin) UpdatePool(ctx context.Context, name string, spec Spec, ifRevisi
 			return false, Refuse(ReasonConflict, "pool %q is at revision %d, not at %d: somebody else has changed it; read it again", name, p.ModRevision, ifRevision)
 		}
 		changed := !p.Spec.Equal(spec)
+		if p.Spec.movesTo(spec) {
+			p.UpstreamSince = a.Now().UTC()
+		}
 		p.Spec = spec
 		return changed, nil
 	})

@@ -49,6 +49,59 @@ func TestUpdatePool(t *testing.T) {
 	}
 }
 
+// TestUpstreamSince: when a pool's upstream was changed is put by that change only, and kept by every other.
+func TestUpstreamSince(t *testing.T) {
+	litellm := pool.Spec{
+		Upstream: pool.UpstreamSpec{Kind: pool.UpstreamLiteLLM, BaseURL: "https://a.example.org"},
+		Provider: &pool.ProviderSpec{LiteLLM: &pool.LiteLLMProvider{}},
+	}
+	with := func(change func(*pool.Spec)) pool.Spec {
+		s := litellm
+		change(&s)
+		return s
+	}
+	exec := func(name string) func(*pool.Spec) {
+		return func(s *pool.Spec) { s.Provider = &pool.ProviderSpec{Exec: &pool.ExecProvider{Name: name}} }
+	}
+	for _, tt := range []struct {
+		name    string
+		from    pool.Spec
+		to      pool.Spec
+		changed bool
+	}{
+		{"the first upstream and provider", pool.Spec{}, litellm, false},
+		{"another description", litellm, with(func(s *pool.Spec) { s.Description = "d" }), false},
+		{"other budgets", litellm, with(func(s *pool.Spec) { s.Provider = &pool.ProviderSpec{LiteLLM: &pool.LiteLLMProvider{MaxBudgetUSD: 5}} }), false},
+		{"a kind that was meant", pool.Spec{Upstream: pool.UpstreamSpec{BaseURL: "https://a"}}, pool.Spec{Upstream: pool.UpstreamSpec{Kind: pool.UpstreamGeneric, BaseURL: "https://a"}}, false},
+		{"another kind", litellm, with(func(s *pool.Spec) { s.Upstream.Kind = pool.UpstreamOpenHands }), true},
+		{"another URL", litellm, with(func(s *pool.Spec) { s.Upstream.BaseURL = "https://b.example.org" }), true},
+		{"no URL any more", with(exec("c")), with(func(s *pool.Spec) { exec("c")(s); s.Upstream.BaseURL = "" }), true},
+		{"another sort of provider", litellm, with(exec("c")), true},
+		{"another command", with(exec("c")), with(exec("d")), true},
+		{"no provider any more", litellm, with(func(s *pool.Spec) { s.Provider = nil }), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newAdminRig(t)
+			r.must(errOf(r.admin.CreatePool(r.ctx, "p", tt.from)))
+			before := time.Now()
+			p, _, err := r.admin.UpdatePool(r.ctx, "p", tt.to, 0)
+			r.must(err)
+			if since := p.UpstreamSince; since.IsZero() == tt.changed || tt.changed && (since.Before(before.Add(-time.Second)) || since.After(time.Now().Add(time.Second))) {
+				t.Fatalf("the upstream is said to be what it is since %v", since)
+			}
+			since := p.UpstreamSince
+			r.must(errOf(r.admin.PausePool(r.ctx, "p")))
+			r.must(errOf(r.admin.SetPoolCredential(r.ctx, "p", pool.NewSecret("sk-fake-credential"))))
+			next := tt.to
+			next.Labels = map[string]string{"a": "b"}
+			r.must(errOf(r.admin.UpdatePool(r.ctx, "p", next, 0)))
+			if got := read[*pool.Pool](r, pool.PoolRef("p")).UpstreamSince; !got.Equal(since) {
+				t.Errorf("other changes have made it %v, want %v", got, since)
+			}
+		})
+	}
+}
+
 func TestPauseAndResume(t *testing.T) {
 	r := newAdminRig(t).fill()
 	stalled, err := r.rotation("k1", "b1")

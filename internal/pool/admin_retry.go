@@ -7,6 +7,9 @@ import "context"
 //
 // It raises the generation of what is wanted in the transaction that changes the phase, so whatever was decided before
 // for the old generation loses its compare.
+//
+// A key that was given up because its pool's upstream was changed is then asked about at the upstream that the pool has now:
+// this call is the operator's word that it may be.
 func (a *Admin) RetryKey(ctx context.Context, pool, key string) (KeyInfo, int64, error) {
 	if err := checkPoolAnd("key_id", pool, key); err != nil {
 		return KeyInfo{}, 0, err
@@ -17,7 +20,7 @@ func (a *Admin) RetryKey(ctx context.Context, pool, key string) (KeyInfo, int64,
 		if err != nil {
 			return nil, err
 		}
-		seen, next, err := a.retried(st, pool, key)
+		seen, next, err := a.retried(st, p, key)
 		if err != nil {
 			return nil, err
 		}
@@ -34,7 +37,8 @@ func (a *Admin) RetryKey(ctx context.Context, pool, key string) (KeyInfo, int64,
 }
 
 // retried is the record of a key as it was given up, and as it goes on.
-func (a *Admin) retried(st *State, pool, key string) (seen, next Record, err error) {
+func (a *Admin) retried(st *State, in *Pool, key string) (seen, next Record, err error) {
+	pool := in.Name
 	home, _ := whereIs(st, homeRefs(pool, key)...)
 	switch home {
 	case HomeNone:
@@ -54,6 +58,9 @@ func (a *Admin) retried(st *State, pool, key string) (seen, next Record, err err
 		}
 		again := *r
 		again.Version, again.Phase, again.Work = renewed(r.Version), PhaseRevoking, r.Work.Raised(a.Now().UTC())
+		if r.Work != nil && r.Work.PhaseSince.Before(in.UpstreamSince) {
+			again.Work.PhaseSince = r.Work.PhaseSince // given up before the upstream was changed: no word on the one that is now
+		}
 		return r, &again, givenUp(r, r.Phase, PhaseOrphaned)
 	}
 	return nil, nil, Refuse(ReasonNothingToRetry, "key %q is %s: nothing about it was given up", key, homeText[home])

@@ -197,6 +197,25 @@ func (s Spec) Equal(other Spec) bool {
 	return reflect.DeepEqual(s, other)
 }
 
+// movesTo reports whether next has another upstream than s, or another provider. Saying for the first time what a pool's keys
+// are for, or who mints and revokes them, is no such change: it is about the keys that are there.
+func (s Spec) movesTo(next Spec) bool {
+	was, is := s.Upstream, next.Upstream
+	return was != (UpstreamSpec{}) && (was.Is() != is.Is() || was.BaseURL != is.BaseURL) ||
+		s.Provider != nil && s.Provider.name() != next.Provider.name()
+}
+
+// name tells providers apart. What they are to make is not in it.
+func (p *ProviderSpec) name() string {
+	switch {
+	case p == nil:
+		return ""
+	case p.Exec != nil:
+		return "exec " + p.Exec.Name
+	}
+	return "litellm"
+}
+
 // Limits of a spec.
 const (
 	MaxBaseURL        = 512 // bytes

@@ -110,6 +110,9 @@ type Pool struct {
 	Incident  *Incident // nil: none was recognised, or it was ended
 	// Credential is the pool's own, for its upstream's admin API; sealed for the key id CredentialID. Zero: it has none.
 	Credential Sealed
+	// UpstreamSince is when the upstream or the provider was last changed for another: whoever is asked about a key since then
+	// may never have had one that was added before. Zero: it never was.
+	UpstreamSince time.Time
 }
 
 // CredentialID is what a pool's credential is sealed for in place of a key's id. No key can have it.

@@ -222,7 +222,10 @@ type Pool struct {
 	// The upstream's own outage. It is over at its `until`, also if it is still here.
 	Incident *v1.Incident `protobuf:"bytes,6,opt,name=incident,proto3" json:"incident,omitempty"`
 	// The pool's own credential for its upstream's admin API; sealed for the key id "@credential".
-	Credential    *Sealed `protobuf:"bytes,7,opt,name=credential,proto3" json:"credential,omitempty"`
+	Credential *Sealed `protobuf:"bytes,7,opt,name=credential,proto3" json:"credential,omitempty"`
+	// When the upstream or the provider was last changed for another. A retired key that was added before is not asked about
+	// there. Unset: it never was.
+	UpstreamSince *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=upstream_since,json=upstreamSince,proto3" json:"upstream_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -302,6 +305,13 @@ func (x *Pool) GetIncident() *v1.Incident {
 func (x *Pool) GetCredential() *Sealed {
 	if x != nil {
 		return x.Credential
+	}
+	return nil
+}
+
+func (x *Pool) GetUpstreamSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpstreamSince
 	}
 	return nil
 }
@@ -2080,7 +2090,7 @@ var File_rotator_storage_v1_records_proto protoreflect.FileDescriptor
 
 const file_rotator_storage_v1_records_proto_rawDesc = "" +
 	"\n" +
-	" rotator/storage/v1/records.proto\x12\x12rotator.storage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arotator/v1/resources.proto\"\xa5\x02\n" +
+	" rotator/storage/v1/records.proto\x12\x12rotator.storage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arotator/v1/resources.proto\"\xe8\x02\n" +
 	"\x04Pool\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\x05R\x06schema\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.rotator.v1.PoolSpecR\x04spec\x12\x16\n" +
@@ -2091,7 +2101,8 @@ const file_rotator_storage_v1_records_proto_rawDesc = "" +
 	"\bincident\x18\x06 \x01(\v2\x14.rotator.v1.IncidentR\bincident\x12:\n" +
 	"\n" +
 	"credential\x18\a \x01(\v2\x1a.rotator.storage.v1.SealedR\n" +
-	"credential\"\x8e\x01\n" +
+	"credential\x12A\n" +
+	"\x0eupstream_since\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\rupstreamSince\"\x8e\x01\n" +
 	"\x04Slot\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\x05R\x06schema\x123\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1d.rotator.storage.v1.SlotStateR\x05state\x129\n" +
@@ -2360,56 +2371,57 @@ var file_rotator_storage_v1_records_proto_depIdxs = []int32{
 	29, // 1: rotator.storage.v1.Pool.created_at:type_name -> google.protobuf.Timestamp
 	30, // 2: rotator.storage.v1.Pool.incident:type_name -> rotator.v1.Incident
 	5,  // 3: rotator.storage.v1.Pool.credential:type_name -> rotator.storage.v1.Sealed
-	0,  // 4: rotator.storage.v1.Slot.state:type_name -> rotator.storage.v1.SlotState
-	29, // 5: rotator.storage.v1.Slot.created_at:type_name -> google.protobuf.Timestamp
-	31, // 6: rotator.storage.v1.Active.status:type_name -> rotator.v1.KeyStatus
-	29, // 7: rotator.storage.v1.Active.status_until:type_name -> google.protobuf.Timestamp
-	5,  // 8: rotator.storage.v1.Active.sealed:type_name -> rotator.storage.v1.Sealed
-	23, // 9: rotator.storage.v1.Active.labels:type_name -> rotator.storage.v1.Active.LabelsEntry
-	29, // 10: rotator.storage.v1.Active.added_at:type_name -> google.protobuf.Timestamp
-	29, // 11: rotator.storage.v1.Active.spend_at:type_name -> google.protobuf.Timestamp
-	29, // 12: rotator.storage.v1.Active.status_since:type_name -> google.protobuf.Timestamp
-	5,  // 13: rotator.storage.v1.Backup.sealed:type_name -> rotator.storage.v1.Sealed
-	24, // 14: rotator.storage.v1.Backup.labels:type_name -> rotator.storage.v1.Backup.LabelsEntry
-	29, // 15: rotator.storage.v1.Backup.added_at:type_name -> google.protobuf.Timestamp
-	25, // 16: rotator.storage.v1.Work.observed_generation:type_name -> rotator.storage.v1.Work.ObservedGenerationEntry
-	29, // 17: rotator.storage.v1.Work.not_before:type_name -> google.protobuf.Timestamp
-	29, // 18: rotator.storage.v1.Work.phase_since:type_name -> google.protobuf.Timestamp
-	2,  // 19: rotator.storage.v1.Stock.phase:type_name -> rotator.storage.v1.StockPhase
-	8,  // 20: rotator.storage.v1.Stock.work:type_name -> rotator.storage.v1.Work
-	5,  // 21: rotator.storage.v1.Stock.sealed:type_name -> rotator.storage.v1.Sealed
-	26, // 22: rotator.storage.v1.Stock.labels:type_name -> rotator.storage.v1.Stock.LabelsEntry
-	29, // 23: rotator.storage.v1.Stock.planned_at:type_name -> google.protobuf.Timestamp
-	29, // 24: rotator.storage.v1.Token.used_at:type_name -> google.protobuf.Timestamp
-	12, // 25: rotator.storage.v1.Health.strikes:type_name -> rotator.storage.v1.Strike
-	29, // 26: rotator.storage.v1.Strike.at:type_name -> google.protobuf.Timestamp
-	29, // 27: rotator.storage.v1.Relay.updated_at:type_name -> google.protobuf.Timestamp
-	1,  // 28: rotator.storage.v1.Retired.phase:type_name -> rotator.storage.v1.RetiredPhase
-	5,  // 29: rotator.storage.v1.Retired.sealed:type_name -> rotator.storage.v1.Sealed
-	27, // 30: rotator.storage.v1.Retired.labels:type_name -> rotator.storage.v1.Retired.LabelsEntry
-	29, // 31: rotator.storage.v1.Retired.added_at:type_name -> google.protobuf.Timestamp
-	29, // 32: rotator.storage.v1.Retired.retired_at:type_name -> google.protobuf.Timestamp
-	8,  // 33: rotator.storage.v1.Retired.work:type_name -> rotator.storage.v1.Work
-	32, // 34: rotator.storage.v1.Rotation.trigger:type_name -> rotator.v1.Trigger
-	29, // 35: rotator.storage.v1.Rotation.committed_at:type_name -> google.protobuf.Timestamp
-	32, // 36: rotator.storage.v1.Pending.trigger:type_name -> rotator.v1.Trigger
-	29, // 37: rotator.storage.v1.Pending.requested_at:type_name -> google.protobuf.Timestamp
-	33, // 38: rotator.storage.v1.Binding.slots:type_name -> rotator.v1.SlotPriority
-	29, // 39: rotator.storage.v1.Binding.updated_at:type_name -> google.protobuf.Timestamp
-	29, // 40: rotator.storage.v1.Event.time:type_name -> google.protobuf.Timestamp
-	20, // 41: rotator.storage.v1.Event.data:type_name -> rotator.storage.v1.EventData
-	32, // 42: rotator.storage.v1.EventData.trigger:type_name -> rotator.v1.Trigger
-	31, // 43: rotator.storage.v1.EventData.status:type_name -> rotator.v1.KeyStatus
-	34, // 44: rotator.storage.v1.EventData.home:type_name -> rotator.v1.KeyHome
-	29, // 45: rotator.storage.v1.EventData.status_until:type_name -> google.protobuf.Timestamp
-	35, // 46: rotator.storage.v1.EventData.phase:type_name -> rotator.v1.KeyPhase
-	29, // 47: rotator.storage.v1.Lock.busy_until:type_name -> google.protobuf.Timestamp
-	29, // 48: rotator.storage.v1.Replica.started_at:type_name -> google.protobuf.Timestamp
-	49, // [49:49] is the sub-list for method output_type
-	49, // [49:49] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	29, // 4: rotator.storage.v1.Pool.upstream_since:type_name -> google.protobuf.Timestamp
+	0,  // 5: rotator.storage.v1.Slot.state:type_name -> rotator.storage.v1.SlotState
+	29, // 6: rotator.storage.v1.Slot.created_at:type_name -> google.protobuf.Timestamp
+	31, // 7: rotator.storage.v1.Active.status:type_name -> rotator.v1.KeyStatus
+	29, // 8: rotator.storage.v1.Active.status_until:type_name -> google.protobuf.Timestamp
+	5,  // 9: rotator.storage.v1.Active.sealed:type_name -> rotator.storage.v1.Sealed
+	23, // 10: rotator.storage.v1.Active.labels:type_name -> rotator.storage.v1.Active.LabelsEntry
+	29, // 11: rotator.storage.v1.Active.added_at:type_name -> google.protobuf.Timestamp
+	29, // 12: rotator.storage.v1.Active.spend_at:type_name -> google.protobuf.Timestamp
+	29, // 13: rotator.storage.v1.Active.status_since:type_name -> google.protobuf.Timestamp
+	5,  // 14: rotator.storage.v1.Backup.sealed:type_name -> rotator.storage.v1.Sealed
+	24, // 15: rotator.storage.v1.Backup.labels:type_name -> rotator.storage.v1.Backup.LabelsEntry
+	29, // 16: rotator.storage.v1.Backup.added_at:type_name -> google.protobuf.Timestamp
+	25, // 17: rotator.storage.v1.Work.observed_generation:type_name -> rotator.storage.v1.Work.ObservedGenerationEntry
+	29, // 18: rotator.storage.v1.Work.not_before:type_name -> google.protobuf.Timestamp
+	29, // 19: rotator.storage.v1.Work.phase_since:type_name -> google.protobuf.Timestamp
+	2,  // 20: rotator.storage.v1.Stock.phase:type_name -> rotator.storage.v1.StockPhase
+	8,  // 21: rotator.storage.v1.Stock.work:type_name -> rotator.storage.v1.Work
+	5,  // 22: rotator.storage.v1.Stock.sealed:type_name -> rotator.storage.v1.Sealed
+	26, // 23: rotator.storage.v1.Stock.labels:type_name -> rotator.storage.v1.Stock.LabelsEntry
+	29, // 24: rotator.storage.v1.Stock.planned_at:type_name -> google.protobuf.Timestamp
+	29, // 25: rotator.storage.v1.Token.used_at:type_name -> google.protobuf.Timestamp
+	12, // 26: rotator.storage.v1.Health.strikes:type_name -> rotator.storage.v1.Strike
+	29, // 27: rotator.storage.v1.Strike.at:type_name -> google.protobuf.Timestamp
+	29, // 28: rotator.storage.v1.Relay.updated_at:type_name -> google.protobuf.Timestamp
+	1,  // 29: rotator.storage.v1.Retired.phase:type_name -> rotator.storage.v1.RetiredPhase
+	5,  // 30: rotator.storage.v1.Retired.sealed:type_name -> rotator.storage.v1.Sealed
+	27, // 31: rotator.storage.v1.Retired.labels:type_name -> rotator.storage.v1.Retired.LabelsEntry
+	29, // 32: rotator.storage.v1.Retired.added_at:type_name -> google.protobuf.Timestamp
+	29, // 33: rotator.storage.v1.Retired.retired_at:type_name -> google.protobuf.Timestamp
+	8,  // 34: rotator.storage.v1.Retired.work:type_name -> rotator.storage.v1.Work
+	32, // 35: rotator.storage.v1.Rotation.trigger:type_name -> rotator.v1.Trigger
+	29, // 36: rotator.storage.v1.Rotation.committed_at:type_name -> google.protobuf.Timestamp
+	32, // 37: rotator.storage.v1.Pending.trigger:type_name -> rotator.v1.Trigger
+	29, // 38: rotator.storage.v1.Pending.requested_at:type_name -> google.protobuf.Timestamp
+	33, // 39: rotator.storage.v1.Binding.slots:type_name -> rotator.v1.SlotPriority
+	29, // 40: rotator.storage.v1.Binding.updated_at:type_name -> google.protobuf.Timestamp
+	29, // 41: rotator.storage.v1.Event.time:type_name -> google.protobuf.Timestamp
+	20, // 42: rotator.storage.v1.Event.data:type_name -> rotator.storage.v1.EventData
+	32, // 43: rotator.storage.v1.EventData.trigger:type_name -> rotator.v1.Trigger
+	31, // 44: rotator.storage.v1.EventData.status:type_name -> rotator.v1.KeyStatus
+	34, // 45: rotator.storage.v1.EventData.home:type_name -> rotator.v1.KeyHome
+	29, // 46: rotator.storage.v1.EventData.status_until:type_name -> google.protobuf.Timestamp
+	35, // 47: rotator.storage.v1.EventData.phase:type_name -> rotator.v1.KeyPhase
+	29, // 48: rotator.storage.v1.Lock.busy_until:type_name -> google.protobuf.Timestamp
+	29, // 49: rotator.storage.v1.Replica.started_at:type_name -> google.protobuf.Timestamp
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_rotator_storage_v1_records_proto_init() }
