@@ -57,6 +57,7 @@ type View struct {
 	Claim     string       // the key that claims the record's secret in the pool
 	Taken     string       // the key that claims the secret of the answer; "" if none does
 	Elsewhere string       // another pool that has a key with the same secret
+	Behind    bool         // that is not known as of the record's revision
 	Provider  bool         // the pool's provider can be called here
 	Answer    *Answer      // to the call this worker has just made; nil: none
 	Fresh     string       // the intent this worker has written and not carried out yet

@@ -12,6 +12,8 @@ import (
 const (
 	// writeBudget bounds one write or read of the store.
 	writeBudget = 3 * time.Second
+	// mirrorPatience is how long the mirror is waited for. A watch that hangs is made anew in less.
+	mirrorPatience = time.Second
 	// tries bounds how often a record is read again because somebody else keeps changing it.
 	tries = 12
 	// pauseAfter is the wait before a record is looked at again after the store could not be read or written.
@@ -111,7 +113,7 @@ func (r *run) decide(v View, rec pool.Record) Move {
 func (r *run) read(ctx context.Context) (pool.Record, View, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeBudget)
 	defer cancel()
-	hint, slotKey, elsewhere := r.hint()
+	hint, slotKey := r.hint()
 	refs := append(pool.HomeRefs(r.ref.Pool, r.ref.Name), pool.PoolRef(r.ref.Pool))
 	more := func(ref pool.Ref) {
 		if ref.Name != "" && !slices.Contains(refs, ref) {
@@ -144,10 +146,13 @@ func (r *run) read(ctx context.Context) (pool.Record, View, error) {
 		_ = r.Mirror.Wait(ctx, st.Revision)
 		return nil, View{}, errBehind
 	}
-	v := View{Pool: p, Answer: r.answer, Fresh: r.fresh, Limits: r.Limits, Elsewhere: elsewhere}
+	v := View{Pool: p, Answer: r.answer, Fresh: r.fresh, Limits: r.Limits}
 	_, perr := r.Providers.Provider(p)
 	v.Provider = p.Spec.Provider != nil && perr == nil
 	v.Claim, v.Taken = claimant(st, claim), claimant(st, taken)
+	if old, ok := rec.(*pool.Retired); ok && (old.Phase == pool.PhaseRetired || old.Phase == pool.PhaseRevoking) {
+		v.Elsewhere, v.Behind = r.elsewhere(ctx, old, st.Revision)
+	}
 	if slot.Name != "" {
 		v.SlotKnown = st.Has(slot)
 	}
@@ -178,8 +183,8 @@ func claimant(st *pool.State, ref pool.Ref) string {
 
 type slotKey struct{ slot, key string }
 
-// hint is what the mirror knows of the record, to know what to read beside it, and of other pools with the same secret.
-func (r *run) hint() (sealed pool.Sealed, in slotKey, elsewhere string) {
+// hint is what the mirror knows of the record, to know what to read beside it.
+func (r *run) hint() (sealed pool.Sealed, in slotKey) {
 	r.Mirror.Read(func(s *pool.Snapshot) {
 		p := s.Pool(r.ref.Pool)
 		if p == nil {
@@ -193,12 +198,21 @@ func (r *run) hint() (sealed pool.Sealed, in slotKey, elsewhere string) {
 			if a := p.BySlot[old.Slot]; a != nil {
 				in.key = a.Key
 			}
-			if old.Phase == pool.PhaseRetired || old.Phase == pool.PhaseRevoking {
-				elsewhere = sharing(s, old)
-			}
 		}
 	})
-	return sealed, in, elsewhere
+	return sealed, in
+}
+
+// elsewhere names another pool that has a retired key's secret, as of a revision of the store. It is behind if the mirror
+// does not come that far in time: after a pause of this process it may be of any age.
+func (r *run) elsewhere(ctx context.Context, old *pool.Retired, revision int64) (name string, behind bool) {
+	ctx, cancel := context.WithTimeout(ctx, mirrorPatience)
+	defer cancel()
+	if r.Mirror.Wait(ctx, revision) != nil {
+		return "", true
+	}
+	r.Mirror.Read(func(s *pool.Snapshot) { name = sharing(s, old) })
+	return name, false
 }
 
 // sharing names another pool that has a retired key's secret in service or in stock. It is asked once a revocation.

@@ -38,6 +38,8 @@ func retired(v View, r *pool.Retired, now time.Time) Move {
 		return resting("paused", time.Time{})
 	case !v.Provider:
 		return resting("no_provider_here", now.Add(v.Limits.Recheck))
+	case v.Behind:
+		return resting("behind", now.Add(pauseAfter))
 	case unsafe(v, r, now) != "":
 		return resting("held", now.Add(v.Limits.Recheck))
 	case madeElsewhere(v, r):
@@ -129,6 +131,8 @@ func revokeAgain(v View, r *pool.Retired, now time.Time) Move {
 		return orphan(v, r, firstOf(next.Work.Problem, "it was revoked again and again and was still there"), now)
 	case v.Pool.Paused:
 		return resting("paused", time.Time{})
+	case v.Behind:
+		return resting("behind", now.Add(pauseAfter))
 	case unsafe(v, r, now) != "":
 		return resting("held", now.Add(v.Limits.Recheck))
 	}
