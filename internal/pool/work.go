@@ -141,7 +141,7 @@ func Share(name string, replicas []string) string { return share(name, replicas)
 // Apply sends t again and again until its outcome is known or ctx ends. Its errors are those of Store.Apply; a definite
 // no that may not be for good (see Result.Late) is ErrOutcomeUnknown.
 func Apply(ctx context.Context, store Store, t *Txn, unknown func(attempt int, err error)) (*Result, error) {
-	a := applier{store: store, unknown: func(_ *Txn, attempt int, err error) { unknown(attempt, err) }}
+	a := applier{store: store, now: time.Now, unknown: func(_ *Txn, attempt int, err error) { unknown(attempt, err) }}
 	res, err := a.apply(ctx, t)
 	if err == nil && res.Late {
 		return nil, errNotKnown
