@@ -269,7 +269,9 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 		Ready: r.Writable, Steps: seams.Steps, Budget: seams.Budget, CampaignFirst: seams.CampaignFirst,
 	})
 	r.later(func() error { r.rotator.Close(); return nil })
-	r.admin = pool.NewAdmin(pool.AdminConfig{Store: store, Sealer: r.keys, Replica: r.cfg.Name, Prefix: r.cfg.EtcdPrefix, Observer: watched})
+	r.admin = pool.NewAdmin(pool.AdminConfig{
+		Store: store, Sealer: r.keys, Replica: r.cfg.Name, Prefix: r.cfg.EtcdPrefix, Observer: watched, Scrub: scrub,
+	})
 	r.phases = r.newPhases(store, held, known, seams)
 	r.spend = spend.New(spend.Config{
 		Mirror: r.mirror, Sealer: r.keys, Reader: spend.Upstreams{Client: known.client}, Rotate: r.rotator.Rotate, Record: r.admin.RecordSpend,

@@ -15,6 +15,8 @@ type AdminConfig struct {
 	Observer Observer
 	Now      func() time.Time // default: time.Now
 	Prefix   string           // of the records in etcd, as Diagnose names them; default: DefaultPrefix
+	// Scrub takes what looks like a secret out of the reasons that operators give. Default: nothing is taken out.
+	Scrub func(text string) string
 }
 
 // Admin makes the changes operators ask for.
@@ -41,6 +43,9 @@ func NewAdmin(cfg AdminConfig) *Admin {
 	}
 	if cfg.Prefix == "" {
 		cfg.Prefix = DefaultPrefix
+	}
+	if cfg.Scrub == nil {
+		cfg.Scrub = func(text string) string { return text }
 	}
 	return &Admin{AdminConfig: cfg, applier: applier{store: cfg.Store, now: cfg.Now, unknown: func(t *Txn, attempt int, err error) {
 		pool, subject := t.about()

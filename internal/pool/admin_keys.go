@@ -490,6 +490,7 @@ func (a *Admin) setStatus(ctx context.Context, pool, key, reason string, status 
 	if err := f.refusal(); err != nil {
 		return nil, 0, err
 	}
+	reason = a.Scrub(reason)
 	var out *Active
 	rev, err := a.transition(ctx, func() (*Txn, error) {
 		st, p, err := a.readKey(ctx, pool, key, PendingRef(pool, key))

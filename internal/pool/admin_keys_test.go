@@ -391,6 +391,23 @@ func TestEnableAndDisable(t *testing.T) {
 	}
 }
 
+// TestReasonsOfStatusesAreScrubbed: an operator may paste what an upstream said, with the key in it.
+func TestReasonsOfStatusesAreScrubbed(t *testing.T) {
+	r := newAdminRig(t).fill()
+	l, ok := r.store.(eventLister)
+	if !ok {
+		t.Skip("this store does not list its events")
+	}
+	r.admin.Scrub = func(text string) string { return strings.ReplaceAll(text, "the secret", "[redacted]") }
+	for _, set := range []func(context.Context, string, string, string) (*pool.Active, int64, error){r.admin.DisableKey, r.admin.EnableKey} {
+		r.must(errOf(set(r.ctx, "p", "k1", "no: the secret")))
+		events := l.Events()
+		if last := events[len(events)-1]; last.Reason != "no: [redacted]" {
+			t.Errorf("%s has the reason %q, want it without the secret", last.Type, last.Reason)
+		}
+	}
+}
+
 // TestStatusCancelsWhatWaits: enabling, disabling and removing end a rotation that waits for stock.
 func TestStatusCancelsWhatWaits(t *testing.T) {
 	for name, do := range map[string]func(*adminRig) error{
