@@ -18,7 +18,8 @@ import (
 const eventsHelp = `Show the audit events of a pool, or of all pools, in the order in which they happened.
 
 With -o json each event is one line, a CloudEvent. An event that comes twice, which happens only when two runs overlap,
-has the same id. A stream that breaks off is resumed at the last event that was shown.`
+has the same id. A stream that breaks off is resumed at the last event that was shown. With --follow it is
+an error only if the server says nothing within --timeout at first.`
 
 func (c *cli) eventsCommand() *cobra.Command {
 	var since string
@@ -37,7 +38,10 @@ func (c *cli) eventsCommand() *cobra.Command {
 			if c.output == "yaml" {
 				return usagef("events come one a line: use -o json, or none for a table")
 			}
-			s := &eventShow{cli: c, since: from, request: &rotatorv1.WatchEventsRequest{FromRevision: revision, Once: !follow}}
+			s := &eventShow{
+				cli: c, since: from, request: &rotatorv1.WatchEventsRequest{FromRevision: revision, Once: !follow},
+				silence: failf(exitUnavailable, "nothing came from %s within %s", c.server, c.timeout),
+			}
 			if len(args) > 0 {
 				s.request.Pool = args[0]
 			}
@@ -81,6 +85,7 @@ type eventShow struct {
 	since   time.Time
 	request *rotatorv1.WatchEventsRequest // where it goes on
 	headed  bool
+	silence error // what ends a stream that brings nothing for --timeout
 }
 
 // run goes on until the stream ends by itself. One that only shows what is on record gives up when it gets nothing for
@@ -98,7 +103,7 @@ func (s *eventShow) run(ctx context.Context) error {
 			return nil
 		case ctx.Err() != nil && !s.request.GetOnce():
 			return nil // that is how following ends
-		case !worthRepeating(err), s.request.GetOnce() && s.sys.Now().Sub(good) > s.timeout, !s.headed && s.sys.Now().Sub(good) > s.timeout:
+		case !s.worthResuming(err), s.request.GetOnce() && s.sys.Now().Sub(good) > s.timeout, !s.headed && s.sys.Now().Sub(good) > s.timeout:
 			return err
 		}
 		if pause == notePause {
@@ -109,6 +114,12 @@ func (s *eventShow) run(ctx context.Context) error {
 		}
 		pause = min(2*pause, maxPause)
 	}
+}
+
+// worthResuming says whether another stream may bring what this one did not. Nobody knows what is wrong with one that is
+// silent, so it is asked again, but only if one was not: there is somebody who answers.
+func (s *eventShow) worthResuming(err error) bool {
+	return worthRepeating(err) || errors.Is(err, s.silence) && s.headed && !s.request.GetOnce()
 }
 
 // stream shows what one call brings, and reports whether it brought anything.
@@ -130,7 +141,7 @@ func (s *eventShow) stream(ctx context.Context) (got bool, err error) {
 		answer, err := stream.Recv()
 		switch {
 		case err != nil && expired.Load():
-			return got, failf(exitUnavailable, "nothing came from %s within %s", s.server, s.timeout)
+			return got, s.silence
 		case err != nil:
 			return got, err
 		}

@@ -377,7 +377,7 @@ func (w *eventWatch) take(resp *clientv3.WatchResponse) error {
 	}
 	if resp.Created {
 		w.confirmed = true
-		return nil
+		return w.put(pool.EventBatch{Revision: w.seen}) // on an idle store nothing else would say that all was delivered
 	}
 	if len(resp.Events) == 0 {
 		w.seen = max(w.seen, resp.Header.Revision)

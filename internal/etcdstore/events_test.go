@@ -278,6 +278,23 @@ func TestEventsFromTheFuture(t *testing.T) {
 	k.check(t, []pool.EventCursor{{Revision: applied(t, s, &pool.Txn{Event: event("b")}), ID: "b"}})
 }
 
+// Nothing happens while a query follows from now on: it is told all the same that there is nothing to wait for.
+func TestFollowingAnIdleStoreSaysThatAllWasDelivered(t *testing.T) {
+	s := newStore(connect(t))
+	at := applied(t, s, &pool.Txn{Event: event("a")})
+	k := take(t, s, pool.EventsQuery{After: pool.EventCursor{Revision: at + 1}}, nil)
+	select {
+	case <-k.grown:
+	case <-within(t, 20*time.Second).Done():
+		t.Fatal("no batch in time")
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.places) != 0 || !k.live || k.upTo != at {
+		t.Errorf("the first batch: %d events up to %d, live %t; want none, up to %d, live", len(k.places), k.upTo, k.live, at)
+	}
+}
+
 func TestEventsOnRecordAreReadBack(t *testing.T) {
 	s := newStore(connect(t))
 	want := &pool.Event{
