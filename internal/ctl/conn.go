@@ -11,10 +11,19 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"github.com/rotatord/rotatord/internal/version"
 	rotatorv1 "github.com/rotatord/rotatord/proto/rotator/v1"
+)
+
+// A connection with a call on it is asked for a sign of life after pingAfter without one, and given up when none comes
+// within deadAfter: nothing else ends a stream on a connection that is dead. rotatord permits a ping every five seconds,
+// and gRPC makes none more often than every ten.
+const (
+	pingAfter = 15 * time.Second
+	deadAfter = 5 * time.Second
 )
 
 // maxAnswer is the largest answer we take, in bytes: a page of 1,000 keys with all their labels is well below.
@@ -28,6 +37,7 @@ func (c *cli) connect() (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient(c.server,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: deadAfter}), // none without a call
 		grpc.WithUserAgent("rotatorctl/"+version.Get().Version))
 	if err != nil {
 		return nil, usagef("--server %q: %v", c.server, err)

@@ -18,8 +18,8 @@ import (
 const eventsHelp = `Show the audit events of a pool, or of all pools, in the order in which they happened.
 
 With -o json each event is one line, a CloudEvent. An event that comes twice, which happens only when two runs overlap,
-has the same id. A stream that breaks off is resumed at the last event that was shown. With --follow it is
-an error only if the server says nothing within --timeout at first.`
+has the same id. A stream that breaks off is resumed at the last event that was shown, also when its connection is dead,
+which is noticed within 20 seconds. With --follow it is an error only if the server says nothing within --timeout at first.`
 
 func (c *cli) eventsCommand() *cobra.Command {
 	var since string
