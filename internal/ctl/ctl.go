@@ -143,14 +143,19 @@ func (c *cli) noteNames(cmd *cobra.Command, args []string) {
 	}
 }
 
-// fill puts the command's pool and key into a hint, so that it can be pasted.
+// placeholder stands in a hint of ours for what the command is about.
+var placeholder = regexp.MustCompile(`\b(POOL|KEY)\b`)
+
+// fill puts the command's pool and key into a hint, so that it can be pasted. It is for our own texts: what an operator or
+// the server has said may hold these words too, and stays as it is.
 func (c *cli) fill(hint string) string {
-	for word, name := range map[string]string{"POOL": c.pool, "KEY": c.key} {
-		if name != "" {
-			hint = regexp.MustCompile(`\b`+word+`\b`).ReplaceAllLiteralString(hint, quoted(name))
+	names := map[string]string{"POOL": c.pool, "KEY": c.key}
+	return placeholder.ReplaceAllStringFunc(hint, func(word string) string {
+		if name := names[word]; name != "" {
+			return quoted(name)
 		}
-	}
-	return hint
+		return word
+	})
 }
 
 // group is a command that only has subcommands. Cobra would answer an unknown one with help and exit code 0.

@@ -348,6 +348,7 @@ func TestHintsNameWhatTheCommandIsAbout(t *testing.T) {
 	}{
 		{[]string{"key", "get", "p", "k 1"}, "`rotatorctl key list p`"},
 		{[]string{"pool", "get", "it's"}, `rotatorctl pool create 'it'\''s'`},
+		{[]string{"key", "get", "KEY", "POOL"}, "`rotatorctl pool list`, or make one with `rotatorctl pool create KEY`"},
 	} {
 		if got := runAt(t, server, "", tt.args...); !strings.Contains(got.Err, tt.want) {
 			t.Errorf("%q: want a hint with %s, got\n%s", tt.args, tt.want, got.Err)

@@ -162,7 +162,7 @@ func (c *cli) explain(err error) string {
 		fmt.Fprintf(&out, "  %s: %s\n", oneLine(v.GetField()), oneLine(v.GetDescription()))
 	}
 	if next := c.advice(err); next != "" {
-		fmt.Fprintf(&out, "  next: %s\n", c.fill(next))
+		fmt.Fprintf(&out, "  next: %s\n", next)
 	}
 	return out.String()
 }
@@ -242,7 +242,7 @@ func (c *cli) advice(err error) string {
 	next := adviceFor(st.Code())
 	if info := errorInfo(err); info != nil {
 		if byReason, ok := adviceByReason[reasonOf(err)]; ok {
-			next = byReason
+			next = c.fill(byReason)
 		}
 		if proxies := info.GetMetadata()["proxies"]; proxies != "" {
 			next += " (bound: " + oneLine(proxies) + ")"

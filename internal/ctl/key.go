@@ -125,7 +125,7 @@ func (c *cli) reportAdded(answer *rotatorv1.AddKeysResponse, pool string, wanted
 	case rotatorv1.AddResult_ADD_RESULT_UNKNOWN:
 		return &adviceError{failf(exitUnavailable, "it is not known whether the key was added"), "run the command again: if it was added, it says so"}
 	default:
-		return &adviceError{failf(refusalExit(result.GetRefusal()), "the key was refused: %s", refusalText(result)), refusalAdvice[result.GetRefusal()]}
+		return &adviceError{failf(refusalExit(result.GetRefusal()), "the key was refused: %s", refusalText(result)), c.fill(refusalAdvice[result.GetRefusal()])}
 	}
 }
 

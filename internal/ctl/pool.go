@@ -61,7 +61,7 @@ func (c *cli) poolUpdateCommand() *cobra.Command {
 			request := &rotatorv1.UpdatePoolRequest{Name: args[0], Spec: spec, IfRevision: ifRevision}
 			answer, err := ask(cmd.Context(), c, c.admin, rotatorv1.AdminServiceClient.UpdatePool, request)
 			if err != nil && ifRevision != 0 && reasonOf(err) == rotatorv1.ErrorReason_ERROR_REASON_CONFLICT {
-				return &adviceError{err, "read it again with `rotatorctl pool get POOL`, and give its revision to --if-revision"}
+				return &adviceError{err, c.fill("read it again with `rotatorctl pool get POOL`, and give its revision to --if-revision")}
 			}
 			if err != nil {
 				return err
