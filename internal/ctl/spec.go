@@ -55,7 +55,8 @@ func protoMessage(err error) string {
 	return text + " (text in a place for text needs quotes if it looks like a number, date or yes/no)"
 }
 
-// checkFields finds fields the message does not have, with their line, which the JSON decoder could not tell.
+// checkFields finds fields the message does not have, and those without a value, with their line, which the JSON decoder
+// could not tell.
 func checkFields(name string, text []byte, message protoreflect.MessageDescriptor) error {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var doc, second yaml.Node
@@ -70,13 +71,13 @@ func checkFields(name string, text []byte, message protoreflect.MessageDescripto
 	if len(doc.Content) == 0 {
 		return usagef("%s is empty; write {} to mean an empty spec", name)
 	}
-	if unknown := unknownFields(name, doc.Content[0], message); len(unknown) > 0 {
-		return usagef("%s", strings.Join(unknown, "\n"))
+	if bad := badFields(name, doc.Content[0], message); len(bad) > 0 {
+		return usagef("%s", strings.Join(bad, "\n"))
 	}
 	return nil
 }
 
-func unknownFields(name string, node *yaml.Node, message protoreflect.MessageDescriptor) []string {
+func badFields(name string, node *yaml.Node, message protoreflect.MessageDescriptor) []string {
 	if node.Kind != yaml.MappingNode {
 		return []string{fmt.Sprintf("%s:%d: there should be fields here (%s)", name, node.Line, fieldNames(message))}
 	}
@@ -88,9 +89,14 @@ func unknownFields(name string, node *yaml.Node, message protoreflect.MessageDes
 			out = append(out, fmt.Sprintf("%s:%d: unknown field %q (known: %s)", name, key.Line, key.Value, fieldNames(message)))
 			continue
 		}
+		// The JSON decoder takes null for a field that is not there, and would drop a section that was asked for.
+		if value.Kind == yaml.ScalarNode && value.ShortTag() == "!!null" {
+			out = append(out, fmt.Sprintf("%s:%d: %s has no value; leave the line out, or write {} for a section with all its defaults", name, key.Line, key.Value))
+			continue
+		}
 		// Messages with a JSON form of their own, such as Duration, are not mappings; the JSON decoder checks them.
 		if fd.Message() != nil && !fd.IsMap() && !fd.IsList() && value.Kind == yaml.MappingNode {
-			out = append(out, unknownFields(name, value, fd.Message())...)
+			out = append(out, badFields(name, value, fd.Message())...)
 		}
 	}
 	return out
