@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/rotatord/rotatord/internal/app"
 )
 
 func TestRunWithoutService(t *testing.T) {
@@ -59,5 +62,25 @@ func TestServe(t *testing.T) {
 		if code := serve(slog.New(slog.DiscardHandler), signals, c.service); code != c.code {
 			t.Errorf("%s: exit code %d, want %d", c.name, code, c.code)
 		}
+	}
+}
+
+// An orchestrator may change its mind while etcd reads its log.
+func TestStoppedBeforeItIsUp(t *testing.T) {
+	cfg, err := app.Parse([]string{
+		"--data-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--embedded-etcd-listen", "127.0.0.1:0",
+	}, nil, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	signals := make(chan os.Signal, 1)
+	signals <- syscall.SIGTERM
+	code := serve(log, signals, func(ctx context.Context) error {
+		<-ctx.Done() // the signal has come
+		return app.Run(ctx, cfg, log)
+	})
+	if code != exitOK {
+		t.Errorf("exit code %d, want %d: it was stopped as asked", code, exitOK)
 	}
 }

@@ -18,7 +18,7 @@ const startTimeout = 2 * time.Minute
 // second, which took a tenth of the processor time of a rotation.
 const ballast = 32 << 20
 
-// Run runs a replica until ctx ends and then stops it gracefully, or until it fails.
+// Run runs a replica until ctx ends and then stops it gracefully, or until it fails. A start that ctx ends is no failure.
 func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	held := make([]byte, ballast)
 	defer runtime.KeepAlive(held)
@@ -26,6 +26,10 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	sctx, cancel := context.WithTimeout(ctx, startTimeout)
 	replica, err := Start(sctx, cfg, log, Seams{})
 	cancel()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		log.Info("stopped before it was up", "error", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
