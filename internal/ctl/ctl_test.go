@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -156,6 +157,30 @@ func TestAddKeysSettlesWhatIsNotKnown(t *testing.T) {
 	got := runAt(t, addr, "{\"id\":\"k1\",\"secret\":\"s1\"}\n{\"id\":\"k2\",\"secret\":\"s2\"}\n{\"id\":\"k3\",\"secret\":\"s3\"}\n", "key", "import", "p", "-")
 	if want := (result{0, "3 keys into pool p as active: 3 new, 0 same, 0 refused\n", ""}); got != want {
 		t.Errorf("key import: want %+v, got %+v", want, got)
+	}
+}
+
+// TestImportAddsWhatItCouldRead: a line that is too long, or a disk that fails, does not take back what was read before.
+func TestImportAddsWhatItCouldRead(t *testing.T) {
+	good := "{\"id\":\"k1\",\"secret\":\"sk-canary-1\"}\n{\"id\":\"k2\",\"secret\":\"sk-canary-2\"}\n"
+	for name, tt := range map[string]struct {
+		in   io.Reader
+		want string
+	}{
+		"a line too long":    {strings.NewReader(good + strings.Repeat("x", maxLine+1) + "\n{\"id\":\"k3\",\"secret\":\"sk-canary-3\"}\n"), "line 3 is longer than"},
+		"reading that fails": {io.MultiReader(strings.NewReader(good), iotest.ErrReader(errors.New("bad disk"))), "reading the keys after line 2: bad disk"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake()
+			f.pools["p"] = &pb.Pool{Name: "p"}
+			var out, errs bytes.Buffer
+			code := Run(t.Context(), []string{"key", "import", "p", "-", "--server", f.start(t)}, System{
+				In: tt.in, Out: &out, Err: &errs, Getenv: func(string) string { return "" }, Now: time.Now,
+			})
+			if want := "2 keys into pool p as active: 2 new, 0 same, 0 refused\n"; code != int(exitUsage) || out.String() != want || !strings.Contains(errs.String(), tt.want) {
+				t.Errorf("key import: want exit code %d, %q and on stderr %q, got %d, %q and\n%s", exitUsage, want, tt.want, code, &out, &errs)
+			}
+		})
 	}
 }
 

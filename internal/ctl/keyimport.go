@@ -28,7 +28,8 @@ func (c *cli) keyImportCommand() *cobra.Command {
 		Long: "Add many keys from a file with one JSON object a line:\n\n" +
 			"  {\"id\": \"k1\", \"secret\": \"...\", \"labels\": {\"account\": \"a\"}}\n\n" +
 			"labels may be left out. It can be run again: keys that are there with the same secret are counted and left\n" +
-			"alone. Every refusal is named with its line, and makes the exit code 1; the other keys are added.",
+			"alone. Every refusal is named with its line, and makes the exit code 1; the other keys are added. Where the file\n" +
+			"cannot be read further, the keys before that are added, and the exit code is 2.",
 		Args: exactly("POOL", "FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := c.guardSecret(); err != nil {
@@ -94,12 +95,21 @@ func (r *keyImport) readAll(ctx context.Context, in io.Reader) error {
 			return err
 		}
 	}
-	if err := scanner.Err(); errors.Is(err, bufio.ErrTooLong) {
-		return usagef("line %d is longer than %d bytes", n+1, maxLine)
-	} else if err != nil {
-		return readError("the keys", err)
+	if err := r.flush(ctx); err != nil { // also what was read before reading failed
+		return err
 	}
-	return r.flush(ctx)
+	return unreadable(n, scanner.Err())
+}
+
+// unreadable says why the keys could not be read to their end, after n lines; nil if they were.
+func unreadable(n int, err error) error {
+	switch {
+	case errors.Is(err, bufio.ErrTooLong):
+		return usagef("line %d is longer than %d bytes: it and what follows it are left out", n+1, maxLine)
+	case err != nil:
+		return readError(fmt.Sprintf("the keys after line %d", n), err)
+	}
+	return nil
 }
 
 func (r *keyImport) readLine(ctx context.Context, n int, text []byte) error {
