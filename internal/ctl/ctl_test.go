@@ -282,6 +282,10 @@ func TestExplain(t *testing.T) {
 		{"interrupted", status.Error(codes.Canceled, "context canceled"), exitFailed, "rotatorctl: interrupted\n"},
 		{"old server", status.Error(codes.Unimplemented, "unknown method"), exitFailed,
 			"rotatorctl: unknown method (Unimplemented)\n  next: the server does not know this call: see whether it is rotatord; if it is, compare `rotatorctl version` with `rotatorctl replica list`\n"},
+		{"too large", status.Error(codes.ResourceExhausted, "grpc: received message larger than max (9 vs. 8)"), exitUsage,
+			"rotatorctl: too large for one call: grpc: received message larger than max (9 vs. 8)\n  next: split what you send, or make it smaller: the same again would be refused again\n"},
+		{"a proxy's bound", status.Error(codes.ResourceExhausted, "too many requests"), exitUnavailable,
+			"rotatorctl: too many requests (ResourceExhausted)\n"},
 		{"own", failf(exitRefused, "no"), exitRefused, "rotatorctl: no\n"},
 		{"plain", errors.New("disk full"), exitFailed, "rotatorctl: disk full\n"},
 	}

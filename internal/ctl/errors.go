@@ -82,6 +82,8 @@ func exitCode(err error) exit {
 		return exitUsage
 	case !ok:
 		return exitFailed
+	case tooLarge(err):
+		return exitUsage
 	}
 	switch st.Code() {
 	case codes.InvalidArgument:
@@ -143,6 +145,16 @@ func errorInfo(err error) *errdetails.ErrorInfo {
 	return info
 }
 
+// tooLarge says whether gRPC has refused a message for its size. That has no reason of ours, and stays so when it is sent
+// again.
+func tooLarge(err error) bool {
+	st, ok := statusOf(err)
+	return ok && st.Code() == codes.ResourceExhausted && errorInfo(err) == nil && strings.Contains(st.Message(), "larger than max")
+}
+
+// sendLess is what to do about a message that is too large.
+const sendLess = "split what you send, or make it smaller: the same again would be refused again"
+
 // reasonOf returns UNSPECIFIED for reasons we do not know.
 func reasonOf(err error) rotatorv1.ErrorReason {
 	return rotatorv1.ErrorReason(rotatorv1.ErrorReason_value["ERROR_REASON_"+errorInfo(err).GetReason()])
@@ -185,6 +197,8 @@ func (c *cli) describe(err error) string {
 		return fmt.Sprintf("the request is not valid (%s)", oneLine(info.GetReason()))
 	case info != nil:
 		return fmt.Sprintf("%s (%s)", oneLine(st.Message()), oneLine(info.GetReason()))
+	case tooLarge(err):
+		return "too large for one call: " + oneLine(st.Message())
 	case st.Code() == codes.Unavailable:
 		return fmt.Sprintf("cannot reach rotatord at %s: %s", c.server, oneLine(dialError(st.Message())))
 	case st.Code() == codes.DeadlineExceeded:
@@ -240,6 +254,9 @@ func (c *cli) advice(err error) string {
 		return ""
 	}
 	next := adviceFor(st.Code())
+	if tooLarge(err) {
+		next = sendLess
+	}
 	if info := errorInfo(err); info != nil {
 		if byReason, ok := adviceByReason[reasonOf(err)]; ok {
 			next = c.fill(byReason)
