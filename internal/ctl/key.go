@@ -323,8 +323,6 @@ func (c *cli) describeKey(w io.Writer, k *rotatorv1.Key) {
 	field(w, "Replaced by:", k.GetReplacedBy())
 	field(w, "Added:", at(k.GetAddedAt()))
 	field(w, "Retired:", at(k.GetRetiredAt()))
-	field(w, "Problem:", oneLine(k.GetProblem()))
-	field(w, "Next try:", at(k.GetNextTryAt()))
 	field(w, "Revision:", number(k.GetRevision()))
 }
 

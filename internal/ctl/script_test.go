@@ -132,4 +132,5 @@ func scriptPhase(ts *testscript.TestScript, neg bool, args []string) {
 	defer f.mu.Unlock()
 	k := f.keys[args[0]+"/"+args[1]]
 	k.Home, k.Phase, k.Problem = pb.KeyHome_KEY_HOME_PREPARING, pb.KeyPhase(pb.KeyPhase_value["KEY_PHASE_"+args[2]]), args[3]
+	k.NextTryAt = longAgo
 }
