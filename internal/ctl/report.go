@@ -15,8 +15,9 @@ const reportHelp = `Report by hand what an upstream answered to a request with a
 that means, and it is done. The key is rotated, it cools down, or nothing happens. The answer's body is read from standard
 input; an empty one is fine (</dev/null). Of a long one the first 64 KiB are sent.
 
-Give --generation, as rotatorctl key get shows it: a late report then never touches a later life of the key. A status below
-400 says that the key works, and may end an incident. To only see what an answer means, use rotatorctl classify.`
+Give --generation, as rotatorctl key get shows it: a late report then never touches a later life of the key. A status of 2xx
+without an error in the body says that the key works, and may end an incident. To only see what an answer means, use
+rotatorctl classify.`
 
 const reportExample = `  rotatorctl report openhands k1 --status 429 < body.json
   rotatorctl report openhands k1 --status 429 --header Retry-After=20 --proxy gateway-1 < /dev/null`
