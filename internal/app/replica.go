@@ -281,7 +281,7 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 		Mirror: r.mirror, Store: store, Events: r.store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
 	})
 	r.server, err = grpcapi.NewServer(grpcapi.Config{
-		Rotator: r.rotator, Queries: queries, Admin: &doctor{r.admin, r.store}, Ready: r.Writable, Log: r.log, Registerer: r.metrics,
+		Rotator: r.rotator, Queries: queries, Admin: &doctor{r.admin, r.store.Alarms}, Ready: r.Writable, Log: r.log, Registerer: r.metrics,
 	})
 	if err != nil {
 		return err
