@@ -17,7 +17,9 @@ input; an empty one is fine (</dev/null). Of a long one the first 64 KiB are sen
 
 Give --generation, as rotatorctl key get shows it: a late report then never touches a later life of the key. A status of 2xx
 without an error in the body says that the key works, and may end an incident. To only see what an answer means, use
-rotatorctl classify.`
+rotatorctl classify.
+
+Upstreams may repeat the key in their answer, so a body is sent to another machine only with --insecure.`
 
 const reportExample = `  rotatorctl report openhands k1 --status 429 < body.json
   rotatorctl report openhands k1 --status 429 --header Retry-After=20 --proxy gateway-1 < /dev/null`
@@ -41,6 +43,9 @@ func (c *cli) reportCommand() *cobra.Command {
 				request.RequestId = uuid.NewString() // ours, so that a repeat is recognised
 			}
 			if err := c.readAnswer(request, r); err != nil {
+				return err
+			}
+			if err := c.guardBody(request.GetBody()); err != nil {
 				return err
 			}
 			answer, err := askAgain(cmd.Context(), c, c.rotations, rotatorv1.RotationServiceClient.ReportFailure, request)
@@ -71,6 +76,17 @@ func (c *cli) readAnswer(request *rotatorv1.ReportFailureRequest, r reported) er
 	request.Headers = make(map[string]string, len(response.Header))
 	for name, values := range response.Header {
 		request.Headers[name] = values[0]
+	}
+	return nil
+}
+
+// guardBody guards what an upstream said like a secret: it may have repeated the key.
+func (c *cli) guardBody(body []byte) error {
+	if len(body) == 0 {
+		return nil
+	}
+	if err := c.guardSecret(); err != nil {
+		return fmt.Errorf("the upstream's answer may hold the key: %w", err)
 	}
 	return nil
 }
