@@ -154,6 +154,8 @@ func (g *gateway) rotate(ctx context.Context, dead *rotatorv1.Key, reason string
 		switch {
 		case err == nil && answer.GetKey() == nil:
 			return nil, fmt.Errorf("%s, and pool %s has no other key that can be used", answer.GetOutcome(), g.pool)
+		case err == nil && answer.GetKey().GetSecret() == "":
+			return nil, fmt.Errorf("%s, and the replica that says so cannot open key %s", answer.GetOutcome(), answer.GetKey().GetId())
 		case err == nil:
 			return answer.GetKey(), nil
 		case status.Code(err) == codes.ResourceExhausted: // the pool is at its bound, or etcd is full: not now

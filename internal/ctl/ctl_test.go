@@ -134,6 +134,24 @@ func TestRotateRepeatsTheSameRequest(t *testing.T) {
 	}
 }
 
+// TestASecretThatDidNotCome: the answer is good without it, but somebody waits for it.
+func TestASecretThatDidNotCome(t *testing.T) {
+	f := newFake()
+	f.pools["p"] = &pb.Pool{Name: "p"}
+	f.keys["p/k1"] = &pb.Key{Pool: "p", Id: "k1", Home: pb.KeyHome_KEY_HOME_ACTIVE, Slot: "k1", Generation: 5}
+	f.keys["p/b1"] = &pb.Key{Pool: "p", Id: "b1", Home: pb.KeyHome_KEY_HOME_BACKUP}
+	server := f.start(t)
+	for _, args := range [][]string{{"rotate", "p", "k1"}, {"report", "p", "b1", "--status", "500"}} {
+		got := runAt(t, server, "", append(args, "--show-secret", "-o", "json")...)
+		if got.Code != 0 || !strings.Contains(got.Err, "cannot open the secret of key b1") {
+			t.Errorf("%s: want exit code 0 and a note, got %+v", args[0], got)
+		}
+		if got := runAt(t, server, "", args...); strings.Contains(got.Err, "secret") {
+			t.Errorf("%s without --show-secret: want no note, got %+v", args[0], got)
+		}
+	}
+}
+
 func TestRotateDoesNotRepeatARefusal(t *testing.T) {
 	for code, want := range map[codes.Code]exit{
 		codes.FailedPrecondition: exitRefused, codes.NotFound: exitNotFound, codes.InvalidArgument: exitUsage,

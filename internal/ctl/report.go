@@ -52,6 +52,7 @@ func (c *cli) reportCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			c.noteSecret(show, answer.GetKey())
 			return c.print(answer, func(w io.Writer) { c.describeReport(w, answer) })
 		},
 		ValidArgsFunction: completeArgs(false, c.suggestPools, c.suggestKeys(rotatorv1.KeyHome_KEY_HOME_ACTIVE)),

@@ -56,6 +56,7 @@ func (c *cli) rotateCommand() *cobra.Command {
 				return adviseRepeat(err, request)
 			}
 			c.noteRotation(request, answer)
+			c.noteSecret(show, answer.GetKey())
 			return c.print(answer, func(w io.Writer) { c.describeOutcome(w, request, answer) })
 		},
 		ValidArgsFunction: completeArgs(false, c.suggestPools, c.suggestKeys(rotatorv1.KeyHome_KEY_HOME_ACTIVE)),
@@ -113,6 +114,13 @@ func (c *cli) noteRotation(q *rotatorv1.RotateKeyRequest, a *rotatorv1.RotateKey
 	if a.GetOutcome() == rotatorv1.Outcome_OUTCOME_PENDING {
 		fmt.Fprintf(c.sys.Err, "note: pool %s has no backup, or its bound on rotations is reached; the rotation is made as soon as both allow it, and `rotatorctl key add %s ID --backup` adds a backup\n",
 			q.GetPool(), q.GetPool())
+	}
+}
+
+// noteSecret tells of a secret that was to be shown and did not come.
+func (c *cli) noteSecret(show bool, key *rotatorv1.Key) {
+	if show && key != nil && key.GetSecret() == "" {
+		fmt.Fprintf(c.sys.Err, "note: this replica cannot open the secret of key %s; give every replica the same keyset file, then run `rotatorctl doctor`\n", oneLine(key.GetId()))
 	}
 }
 

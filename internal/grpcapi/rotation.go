@@ -2,6 +2,7 @@ package grpcapi
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/rotatord/rotatord/internal/pool"
 	v1 "github.com/rotatord/rotatord/proto/rotator/v1"
@@ -11,6 +12,7 @@ type rotationService struct {
 	v1.UnimplementedRotationServiceServer
 	rotator Rotator
 	queries Queries
+	log     *slog.Logger
 	streams chan struct{} // holds something for each stream of events
 }
 
@@ -34,11 +36,7 @@ func (s *rotationService) RotateKey(ctx context.Context, req *v1.RotateKeyReques
 	if res.Key == nil {
 		return resp, nil
 	}
-	key, err := s.queries.Describe(res.Key, req.GetIncludeSecret())
-	if err != nil {
-		return nil, err
-	}
-	resp.Key = keyTo(&key)
+	resp.Key = s.describe(ctx, res.Key, req.GetIncludeSecret())
 	return resp, nil
 }
 
@@ -59,12 +57,20 @@ func (s *rotationService) ReportFailure(ctx context.Context, req *v1.ReportFailu
 	if res.Key == nil {
 		return resp, nil
 	}
-	key, err := s.queries.Describe(res.Key, req.GetIncludeSecret())
-	if err != nil {
-		return nil, err
-	}
-	resp.Key = keyTo(&key)
+	resp.Key = s.describe(ctx, res.Key, req.GetIncludeSecret())
 	return resp, nil
+}
+
+// describe completes the answer to a call that has done its work. What was done is told in any case, so a secret that this
+// replica's keyset does not open is left out; GetKeys says why.
+func (s *rotationService) describe(ctx context.Context, a *pool.Active, includeSecret bool) *v1.Key {
+	key, err := s.queries.Describe(a, includeSecret)
+	if err != nil {
+		s.log.LogAttrs(ctx, slog.LevelWarn, "answered without the key's secret",
+			slog.String("pool", a.Pool), slog.String("key", a.Key), slog.Any("error", err))
+		key, _ = s.queries.Describe(a, false) // it fails for secrets only
+	}
+	return keyTo(&key)
 }
 
 func (s *rotationService) GetRotation(ctx context.Context, req *v1.GetRotationRequest) (*v1.GetRotationResponse, error) {

@@ -53,7 +53,7 @@ func NewServer(cfg Config) (*Server, error) {
 	stopping, endStreams := context.WithCancel(context.Background())
 	around := &calls{log: cfg.Log, metrics: m, ready: cfg.Ready, timeouts: cfg.Timeouts.withDefaults(), stopping: stopping}
 	s := &Server{Server: grpc.NewServer(options(around, cfg.Options)...), Health: newHealth(), endStreams: endStreams}
-	v1.RegisterRotationServiceServer(s, &rotationService{rotator: cfg.Rotator, queries: cfg.Queries, streams: make(chan struct{}, maxEventStreams)})
+	v1.RegisterRotationServiceServer(s, &rotationService{rotator: cfg.Rotator, queries: cfg.Queries, log: cfg.Log, streams: make(chan struct{}, maxEventStreams)})
 	v1.RegisterKeyServiceServer(s, &keyService{queries: cfg.Queries})
 	v1.RegisterAdminServiceServer(s, &adminService{admin: cfg.Admin, queries: cfg.Queries})
 	healthv1.RegisterHealthServer(s, s.Health.server)

@@ -27,7 +27,13 @@ func secretOf(key string) string { return canary + "-" + key }
 
 func newClients(t *testing.T) (*world, clients) {
 	t.Helper()
-	w := newWorld(t, nil)
+	return newClientsOf(t, nil)
+}
+
+// newClientsOf is newClients of a world that change has changed.
+func newClientsOf(t *testing.T, change func(*Config)) (*world, clients) {
+	t.Helper()
+	w := newWorld(t, change)
 	c := clients{v1.NewRotationServiceClient(w.conn), v1.NewKeyServiceClient(w.conn), v1.NewAdminServiceClient(w.conn)}
 	if _, err := c.CreatePool(t.Context(), &v1.CreatePoolRequest{Name: "p", Spec: &v1.PoolSpec{Description: "d"}}); err != nil {
 		t.Fatal(err)
@@ -86,6 +92,38 @@ func TestRotateKeyOverTheWire(t *testing.T) {
 		if diff := cmp.Diff(first.GetRotation(), r, protocmp.Transform()); diff != "" {
 			t.Errorf("%s has another rotation (-first +other):\n%s", what, diff)
 		}
+	}
+}
+
+// anotherKeyset are queries that open no secret.
+type anotherKeyset struct{ Queries }
+
+func (q anotherKeyset) Describe(a *pool.Active, includeSecret bool) (pool.KeyInfo, error) {
+	if includeSecret {
+		return pool.KeyInfo{}, pool.ErrSecretUnreadable
+	}
+	return q.Queries.Describe(a, false)
+}
+
+// What was done is told, also when the secret that was asked for cannot be opened.
+func TestNoAnswerIsLostForASecret(t *testing.T) {
+	w, c := newClientsOf(t, func(cfg *Config) { cfg.Queries = anotherKeyset{cfg.Queries} })
+	rotated, err := c.RotateKey(t.Context(), &v1.RotateKeyRequest{Pool: "p", KeyId: "k1", Trigger: v1.Trigger_TRIGGER_PROXY, IncludeSecret: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rotated.GetOutcome() != v1.Outcome_OUTCOME_ROTATED || rotated.GetRotation().GetNewKeyId() != "b1" || rotated.GetKey().GetId() != "b1" || rotated.GetKey().GetSecret() != "" {
+		t.Errorf("the rotation: %v, want k1 rotated to b1, without its secret", rotated)
+	}
+	reported, err := c.ReportFailure(t.Context(), &v1.ReportFailureRequest{Pool: "p", KeyId: "k2", HttpStatus: 500, IncludeSecret: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reported.GetVerdict() != v1.Verdict_VERDICT_IGNORE || reported.GetKey().GetId() == "" || reported.GetKey().GetSecret() != "" {
+		t.Errorf("the report: %v, want it answered with a key, without its secret", reported)
+	}
+	if n := strings.Count(w.log.String(), "answered without the key's secret"); n != 2 {
+		t.Errorf("the log says %d times that a secret is missing, want 2", n)
 	}
 }
 

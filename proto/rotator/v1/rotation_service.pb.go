@@ -219,6 +219,7 @@ type RotateKeyResponse struct {
 	Rotation *Rotation `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	// The slot's current key: later than `rotation` if it was rotated again. Unset if the slot is gone.
 	// With OUTCOME_PENDING another usable key of the proxy (or the pool), if there is one.
+	// It comes without its secret, although that was asked for, if this replica cannot open it: ask another one with GetKeys.
 	Key *Key `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
 	// etcd revision this answer is at least as new as. Pass it as `min_revision` to read your own write at any replica.
 	Revision      int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
