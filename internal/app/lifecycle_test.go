@@ -165,6 +165,23 @@ func TestAnotherKeyset(t *testing.T) {
 	c.want("rotating at another replica", c.rotate(c.replicas[0], c.request("p", "a0")).Outcome, v1.Outcome_OUTCOME_ROTATED)
 }
 
+// Two replicas with different keysets start on an empty etcd, where nothing tells which of them is wrong. The first secret
+// does.
+func TestAnotherKeysetOnAnEmptyEtcd(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	other := filepath.Join(t.TempDir(), "other.json")
+	if _, err := seal.Create(other); err != nil {
+		t.Fatal(err)
+	}
+	r := c.launch("stranger", other, app.Seams{})
+	c.eventually("the stranger serves", func() bool { return r.Writable() == nil })
+	c.pool("p", 1, 1)
+	c.eventually("it is noticed", func() bool { return r.Writable() != nil })
+	_, err := r.adm.AddKeys(c.ctx(), &v1.AddKeysRequest{Pool: "p", Home: v1.KeyHome_KEY_HOME_BACKUP, Keys: []*v1.NewKey{{Id: "n", Secret: secretOf("n")}}})
+	c.want("adding keys there", reason(err), "NOT_APPLIED")
+	c.want("rotating at the first replica", c.rotate(c.replicas[0], c.request("p", "a0")).Outcome, v1.Outcome_OUTCOME_ROTATED)
+}
+
 // Two processes have one name. When one goes, the other is on record again.
 func TestNameTakenAndGivenBack(t *testing.T) {
 	c := newCluster(t, 1, nil)

@@ -32,6 +32,9 @@ func (r *Replica) monitor(ctx context.Context) {
 			r.confirm(revision, had, began)
 		}
 		r.setQuorum(err == nil, err)
+		if closed(r.looked) && !closed(r.judged) {
+			r.checkKeyset()
+		}
 		if err == nil && (r.full.Load() || time.Since(alarmsAt) > alarmsEvery) {
 			alarmsAt = time.Now()
 			r.checkAlarms(ctx)
@@ -187,7 +190,8 @@ func (r *Replica) checkName(ctx context.Context) {
 }
 
 // checkKeyset looks whether this replica's keyset is the one the stored secrets were sealed with. One that is not would
-// seal what the other replicas cannot open, so such a replica writes nothing.
+// seal what the other replicas cannot open, so such a replica writes nothing. While nothing is stored there is nothing to
+// tell it by, and it is looked at again.
 func (r *Replica) checkKeyset() {
 	opened, tried := 0, 0
 	try := func(poolName, key string, sealed pool.Sealed) {
@@ -211,10 +215,14 @@ func (r *Replica) checkKeyset() {
 			}
 		}
 	})
-	if tried > 0 && opened == 0 {
+	if tried == 0 {
+		return
+	}
+	if opened == 0 {
 		r.strange.Store(true)
 		r.log.Error("this replica's keyset does not open the stored keys: give it the keyset file of the other replicas and restart it; until then it writes nothing", "file", r.cfg.KeysetFile)
 	}
+	close(r.judged)
 }
 
 // keysetSamples is how many secrets tell whether the keyset is the right one.

@@ -91,7 +91,8 @@ type Replica struct {
 	healthMu sync.Mutex // orders the changes of health
 
 	suspected chan struct{} // etcd has answered to a write that it is full
-	looked    chan struct{} // closed when strange has been found out
+	looked    chan struct{} // closed when the records have been looked at after loading
+	judged    chan struct{} // closed when strange has been found out, which needs a stored secret
 
 	stopWork context.CancelFunc
 	work     sync.WaitGroup
@@ -104,7 +105,7 @@ type Replica struct {
 // Start starts a replica. It returns when everything listens; /readyz and health say when it serves. ctx bounds the
 // start only. On error everything that was started is stopped again.
 func Start(ctx context.Context, cfg *Config, log *slog.Logger, seams Seams) (*Replica, error) {
-	r := &Replica{cfg: cfg, log: log, instance: uuid.NewString(), started: time.Now(), failed: make(chan error, 8), suspected: make(chan struct{}, 1), looked: make(chan struct{}), stopWork: func() {}}
+	r := &Replica{cfg: cfg, log: log, instance: uuid.NewString(), started: time.Now(), failed: make(chan error, 8), suspected: make(chan struct{}, 1), looked: make(chan struct{}), judged: make(chan struct{}), stopWork: func() {}}
 	for _, step := range []func(context.Context, Seams) error{r.listen, r.openKeyset, r.openEtcd, r.assemble, r.serve} {
 		if err := step(ctx, seams); err != nil {
 			return nil, errors.Join(err, r.undo())
@@ -324,7 +325,7 @@ const roleSpend = "spend"
 // lead does work whenever this replica leads a role. One that cannot open the stored keys leaves that to the others.
 func (r *Replica) lead(ctx context.Context, role string, work func(context.Context)) {
 	select {
-	case <-r.looked:
+	case <-r.judged:
 	case <-ctx.Done():
 		return
 	}
@@ -392,7 +393,7 @@ func (r *Replica) Writable() error {
 	switch {
 	case r.stopping.Load():
 		return errStopping
-	case !r.loaded():
+	case !closed(r.looked):
 		return errStarting
 	case !r.quorum.Load():
 		return errNoQuorum
@@ -417,9 +418,12 @@ func (r *Replica) readyz() error {
 	return nil
 }
 
-func (r *Replica) loaded() bool {
+func (r *Replica) loaded() bool { return closed(r.mirror.Loaded()) }
+
+// closed reports whether a channel, on which nothing is sent, was closed.
+func closed(c <-chan struct{}) bool {
 	select {
-	case <-r.mirror.Loaded():
+	case <-c:
 		return true
 	default:
 		return false
