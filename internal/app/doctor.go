@@ -11,7 +11,8 @@ import (
 // doctor adds to the domain's check what only etcd knows.
 type doctor struct {
 	*pool.Admin
-	alarms func(context.Context) ([]string, error) // etcd's
+	alarms   func(context.Context) ([]string, error) // etcd's
+	makeRoom string                                  // what to do when it is full
 }
 
 // Diagnose is the domain's check and etcd's alarms. Alarms that cannot be read do not keep the rest from being told.
@@ -35,10 +36,13 @@ func (d *doctor) alarmFindings(ctx context.Context) (found []pool.Finding) {
 		}}
 	}
 	for _, a := range alarms {
+		remedy := d.makeRoom
+		if !isFull(a) {
+			remedy = "look for the alarm in etcd's documentation: it is about its data, and not about rotatord's"
+		}
 		found = append(found, pool.Finding{
 			Severity: pool.SeverityError, Check: "etcd-alarm", Subject: "etcd",
-			Message: "etcd has raised the alarm " + a + ": it refuses writes",
-			Remedy:  "compact and defragment etcd or raise its quota, then run `etcdctl alarm disarm`",
+			Message: "etcd has raised the alarm " + a + ": it refuses writes", Remedy: remedy,
 		})
 	}
 	return found

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/rotatord/rotatord/internal/pool"
@@ -36,12 +37,15 @@ func TestDoctorWithoutAlarms(t *testing.T) {
 }
 
 func TestDoctorTellsOfAlarms(t *testing.T) {
-	d := &doctor{
-		Admin:  pool.NewAdmin(pool.AdminConfig{Store: pooltest.NewMemStore(), Sealer: pooltest.FakeSealer{}, Replica: "r"}),
-		alarms: func(context.Context) ([]string, error) { return []string{"NOSPACE member 1"}, nil },
-	}
-	report, err := d.Diagnose(t.Context())
-	if err != nil || len(report.Errors()) != 1 || report.Errors()[0].Check != "etcd-alarm" {
-		t.Errorf("found %+v, %v; want the alarm as an error", report, err)
+	for alarm, remedy := range map[string]string{"NOSPACE at member 1": "a larger disk", "CORRUPT at member 1": "etcd's documentation"} {
+		d := &doctor{
+			Admin:    pool.NewAdmin(pool.AdminConfig{Store: pooltest.NewMemStore(), Sealer: pooltest.FakeSealer{}, Replica: "r"}),
+			alarms:   func(context.Context) ([]string, error) { return []string{alarm}, nil },
+			makeRoom: "a larger disk",
+		}
+		report, err := d.Diagnose(t.Context())
+		if err != nil || len(report.Errors()) != 1 || report.Errors()[0].Check != "etcd-alarm" || !strings.Contains(report.Errors()[0].Remedy, remedy) {
+			t.Errorf("found %+v, %v; want the alarm %s as an error with a remedy that says %s", report, err, alarm, remedy)
+		}
 	}
 }

@@ -160,14 +160,26 @@ func (r *Replica) checkAlarms(ctx context.Context) {
 	if err != nil {
 		return // the next probe says more
 	}
-	full := slices.ContainsFunc(alarms, func(a string) bool { return strings.HasPrefix(a, "NOSPACE") })
+	full := slices.ContainsFunc(alarms, isFull)
 	if was := r.full.Swap(full); was != full {
 		if full {
-			r.log.Error("etcd has no space left and refuses writes: compact and defragment it or raise its quota, then `etcdctl alarm disarm`", "alarms", alarms)
+			r.log.Error("etcd has no space left and refuses writes: "+makeRoom(r.cfg), "alarms", alarms)
 		} else {
 			r.log.Info("etcd has space again")
 		}
 	}
+}
+
+// isFull reports whether an alarm of etcd says that its quota is used up.
+func isFull(alarm string) bool { return strings.HasPrefix(alarm, "NOSPACE") }
+
+// makeRoom is what to do then.
+func makeRoom(cfg *Config) string {
+	const disarm = "compact and defragment etcd, then run `etcdctl alarm disarm`; if it fills up again, "
+	if cfg.Embedded() {
+		return disarm + "keep records for less time (record_retention), or move to a cluster: the embedded etcd's 2 GiB are fixed"
+	}
+	return disarm + "keep records for less time (record_retention), or raise its quota"
 }
 
 // checkName looks for another process that announced itself under this replica's name: both would hold each other's

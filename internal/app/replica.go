@@ -38,7 +38,7 @@ var (
 	errStopping  = pool.Refuse(pool.ReasonNotApplied, "this replica is stopping; ask another one")
 	errNoSession = pool.Refuse(pool.ReasonNotApplied, "this replica has no session with etcd; try again or ask another replica")
 	errKeyset    = pool.Refuse(pool.ReasonNotApplied, "this replica has another keyset than the stored keys were sealed with; ask another replica, and give this one the right keyset file")
-	errFull      = pool.Refuse(pool.ReasonStorageFull, "etcd has no space left and refuses writes; keys can still be read. Its operator compacts and defragments it or raises its quota, and then disarms the alarm")
+	errFull      = pool.Refuse(pool.ReasonStorageFull, "etcd has no space left and refuses writes; keys can still be read. Its operator makes room and then disarms the alarm: `rotatorctl doctor` says how")
 	errNoQuorum  = pool.Refuse(pool.ReasonNotApplied, "etcd has no quorum, so nothing can be written; keys can still be read")
 )
 
@@ -282,7 +282,7 @@ func (r *Replica) assemble(_ context.Context, seams Seams) error {
 		Mirror: r.mirror, Store: store, Events: r.store, Sealer: r.keys, Now: time.Now, Progress: r.requestProgress,
 	})
 	r.server, err = grpcapi.NewServer(grpcapi.Config{
-		Rotator: r.rotator, Queries: queries, Admin: &doctor{r.admin, r.store.Alarms}, Ready: r.Writable, Log: r.log, Registerer: r.metrics,
+		Rotator: r.rotator, Queries: queries, Admin: &doctor{r.admin, r.store.Alarms, makeRoom(r.cfg)}, Ready: r.Writable, Log: r.log, Registerer: r.metrics,
 	})
 	if err != nil {
 		return err

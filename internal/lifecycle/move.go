@@ -74,7 +74,7 @@ type Limits struct {
 	Recheck   time.Duration // when what stands in the way may be gone
 }
 
-// DefaultLimits give up after a little more than half an hour.
+// DefaultLimits give up after some 37 minutes.
 func DefaultLimits() Limits {
 	return Limits{
 		Call: 5 * time.Second, Margin: time.Second, Attempts: 12, FirstWait: 2 * time.Second, LongWait: 10 * time.Minute,

@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// StageRotate is what a lock says on the ordinary path, which calls no upstream.
+// StageRotate is what a lock says that is held for nothing but a rotation. An ordinary rotation writes none.
 const StageRotate = "rotate"
 
 // situation is what a commit rests on, read at one revision. Each part is compared by the transaction.

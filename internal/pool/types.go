@@ -158,7 +158,7 @@ type Active struct {
 	SpendAt     time.Time // when spend and budget were read; zero: never
 
 	StatusSince  time.Time // zero: since its life began
-	StatusReason string    // the rule that matched a report, "bound" or "pending"; empty: nobody said
+	StatusReason string    // the rule that matched a report, "bound", "pending" or "probe-alive"; empty: nobody said
 }
 
 // Life names the stay that is going on.

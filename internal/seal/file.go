@@ -119,7 +119,7 @@ func checkFile(f *os.File) error {
 		return fmt.Errorf("%w: %s is not a regular file", ErrInvalid, f.Name())
 	}
 	if perm := fi.Mode().Perm(); perm&forbidden != 0 {
-		return fmt.Errorf("%w: %s has mode %04o, so that others than its owner can get at it: chmod 600 %s "+
+		return fmt.Errorf("%w: %s has mode %04o, so that others can get at it: chmod 600 %s "+
 			"(for a Secret in Kubernetes: defaultMode: 0400)", ErrExposed, f.Name(), perm, f.Name())
 	}
 	return nil
