@@ -24,7 +24,7 @@ const (
 	removeGo = "internal/pool/admin_remove.go"
 	bindGo   = "internal/pool/admin_bindings.go"
 	storeGo  = "internal/etcdstore/store.go"
-	errorsGo = "internal/etcdstore/errors.go"
+	errorsGo = "internal/etcdwire/errors.go"
 	schemaGo = "internal/etcdstore/schema.go"
 	electGo  = "internal/election/campaign.go"
 	reportGo = "internal/pool/report.go"

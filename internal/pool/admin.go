@@ -76,7 +76,7 @@ const conflictAdmin = "admin"
 // All tries carry one event id. If a copy of an earlier try is still under way, at most one of them can ever be applied.
 // While one may still be, the call does not say that nothing was done.
 func (a *Admin) transition(ctx context.Context, decide func() (*Txn, error)) (int64, error) {
-	id, late := newID(), false
+	id, late := NewID(), false
 	for try := range adminTries {
 		if try > 0 && !wait(ctx, adminBackoff(try)) {
 			if late {
@@ -125,7 +125,7 @@ func (a *Admin) event(kind EventType, pool, subject string) *Event {
 
 // readKey reads wherever a key may be, and more, with the pool it belongs to.
 func (a *Admin) readKey(ctx context.Context, pool, key string, more ...Ref) (*State, *Pool, error) {
-	st, err := a.Store.Read(ctx, append(append(homeRefs(pool, key), PoolRef(pool)), more...)...)
+	st, err := a.Store.Read(ctx, append(append(HomeRefs(pool, key), PoolRef(pool)), more...)...)
 	if err != nil {
 		return nil, nil, err
 	}

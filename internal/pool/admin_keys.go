@@ -195,15 +195,15 @@ func (ad *addition) refuse(why KeyRefusal, message string) {
 
 // refs are what decides whether a key can be added.
 func (ad *addition) refs() []Ref {
-	refs := append(homeRefs(ad.pool, ad.ID), PoolRef(ad.pool), FingerprintRef(ad.pool, ad.fingerprint))
+	refs := append(HomeRefs(ad.pool, ad.ID), PoolRef(ad.pool), FingerprintRef(ad.pool, ad.fingerprint))
 	if ad.home == HomeActive {
 		refs = append(refs, SlotRef(ad.pool, ad.Slot))
 	}
 	return refs
 }
 
-// homeRefs are the places a key can be in.
-func homeRefs(pool, key string) []Ref {
+// HomeRefs are the places a key can be in.
+func HomeRefs(pool, key string) []Ref {
 	return []Ref{ActiveRef(pool, key), BackupRef(pool, key), RetiredRef(pool, key), PreparationRef(pool, key)}
 }
 
@@ -254,7 +254,7 @@ func toldOf(err error) string {
 
 // found answers for a key that cannot be added because of what is there, nil if it can.
 func (ad *addition) found(st *State) *Added {
-	if home, sealed := whereIs(st, homeRefs(ad.pool, ad.ID)...); home != HomeNone {
+	if home, sealed := whereIs(st, HomeRefs(ad.pool, ad.ID)...); home != HomeNone {
 		return ad.foundID(home, sealed)
 	}
 	if rec := st.Records[FingerprintRef(ad.pool, ad.fingerprint)]; rec != nil {
@@ -329,14 +329,14 @@ func (a *Admin) nameOtherKey(ctx context.Context, pool string, added *Added, fin
 		added.Message = "the same secret is in the pool, under a record that cannot be read; `rotatorctl doctor` says more"
 		return nil
 	}
-	st, err := a.Store.Read(ctx, append(homeRefs(pool, other), claim)...)
+	st, err := a.Store.Read(ctx, append(HomeRefs(pool, other), claim)...)
 	if err != nil {
 		return err
 	}
 	if fp, _ := st.Records[claim].(*Fingerprint); fp == nil || fp.Key != other {
 		return errLookAgain // the other key went between the two reads
 	}
-	home, _ := whereIs(st, homeRefs(pool, other)...)
+	home, _ := whereIs(st, HomeRefs(pool, other)...)
 	if home == HomeNone {
 		added.Message = fmt.Sprintf("the same secret is claimed for key %q, which does not exist; `rotatorctl doctor` says how to clear that", other)
 		return nil
@@ -351,7 +351,7 @@ func (a *Admin) addTxn(p *Pool, ad *addition, sealed Sealed) *Txn {
 	now := a.Now().UTC()
 	claim := &Fingerprint{Version: Version{Schema: Schema}, Pool: p.Name, HMAC: sealed.Fingerprint, Key: ad.ID}
 	t := &Txn{If: []Guard{Same(p), Absent(claim.Ref())}, Put: []Record{claim}, Event: a.event(EventKeyAdded, p.Name, "keys/"+ad.ID)}
-	for _, ref := range homeRefs(p.Name, ad.ID) {
+	for _, ref := range HomeRefs(p.Name, ad.ID) {
 		t.If = append(t.If, Absent(ref))
 	}
 	t.Event.Key, t.Event.Home = ad.ID, ad.home
@@ -450,7 +450,7 @@ func restorable(st *State, pool, key string) (*Retired, error) {
 
 // notIn refuses a key that is not in the home an operation needs.
 func notIn(st *State, pool, key string, want Home) error {
-	home, _ := whereIs(st, homeRefs(pool, key)...)
+	home, _ := whereIs(st, HomeRefs(pool, key)...)
 	if home == HomeNone {
 		return noSuchKey(pool, key)
 	}

@@ -55,7 +55,7 @@ func (a *Admin) removeOnce(ctx context.Context, pool, key string, unbind bool) (
 	if err != nil {
 		return 0, 0, err
 	}
-	switch home, sealed := whereIs(st, homeRefs(pool, key)...); home {
+	switch home, sealed := whereIs(st, HomeRefs(pool, key)...); home {
 	case HomeActive:
 		return a.removeActive(ctx, pool, key, unbind)
 	case HomeBackup:
@@ -375,7 +375,7 @@ func (a *Admin) removalTxn(st *State, p *Pool, c *closing, claim Ref) *Txn {
 // lifeEnded answers a removal that a rotation has overtaken: what was asked for, one key less in service, has not
 // happened, and the successor must not be removed unasked.
 func (a *Admin) lifeEnded(ctx context.Context, c *closing) error {
-	st, err := a.Store.Read(ctx, homeRefs(c.Pool, c.Key)...)
+	st, err := a.Store.Read(ctx, HomeRefs(c.Pool, c.Key)...)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func (a *Admin) RetryKey(ctx context.Context, pool, key string) (KeyInfo, int64,
 // retried is the record of a key as it was given up, and as it goes on.
 func (a *Admin) retried(st *State, in *Pool, key string) (seen, next Record, err error) {
 	pool := in.Name
-	home, _ := whereIs(st, homeRefs(pool, key)...)
+	home, _ := whereIs(st, HomeRefs(pool, key)...)
 	switch home {
 	case HomeNone:
 		return nil, nil, noSuchKey(pool, key)

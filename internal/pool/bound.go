@@ -375,7 +375,7 @@ func (r *Rotator) sayReached(ctx context.Context, f *flight, p *Pool, held map[s
 	txn := &Txn{
 		If: []Guard{Same(p)},
 		Event: &Event{
-			ID: newID(), Type: EventBoundReached, Pool: p.Name, Subject: "pools/" + p.Name, Time: now,
+			ID: NewID(), Type: EventBoundReached, Pool: p.Name, Subject: "pools/" + p.Name, Time: now,
 			Trigger: f.req.Trigger, Source: f.req.Source, Key: f.life.Key, Generation: f.life.Generation,
 			Reason: strconv.Itoa(limit) + " rotations within " + window.String(),
 		},

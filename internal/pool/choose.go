@@ -50,7 +50,7 @@ func (r *Rotator) chooseBackup(pool string, not map[string]bool) (chosen *Backup
 		n, start := p.Stock.Len(), rand.IntN(p.Stock.Len())
 		for i := range min(probes, n) {
 			key := p.Stock.At((start + i) % n)
-			if share(key, replicas) == r.Replica && r.reserve(p.Backup[key], not) {
+			if Share(key, replicas) == r.Replica && r.reserve(p.Backup[key], not) {
 				chosen = p.Backup[key]
 				return
 			}
@@ -74,9 +74,9 @@ func (r *Rotator) reserve(b *Backup, not map[string]bool) bool {
 // usable reports whether a rotation may use b: it was not found taken, and this build knows all of its record.
 func usable(b *Backup, not map[string]bool) bool { return !not[b.Key] && !b.TooNew() }
 
-// share names the replica a backup belongs to: the one with the highest hash of both names, so that a replica that comes
+// Share names the replica a backup belongs to: the one with the highest hash of both names, so that a replica that comes
 // or goes moves few backups.
-func share(key string, replicas []string) string {
+func Share(key string, replicas []string) string {
 	var owner string
 	var best uint64
 	for _, name := range replicas {

@@ -197,7 +197,7 @@ func (r *Rotator) swap(ctx context.Context, f *flight, k *stake, now situation) 
 func rotationTxn(f *flight, k *stake, now situation, replica string, at time.Time) (*Txn, *Rotation, *Active) {
 	old, backup := now.active, now.backup
 	rot := &Rotation{
-		Version: Version{Schema: Schema}, Life: f.life, ID: newID(), Slot: old.Slot, NewKey: backup.Key,
+		Version: Version{Schema: Schema}, Life: f.life, ID: NewID(), Slot: old.Slot, NewKey: backup.Key,
 		Trigger: f.req.Trigger, Source: f.req.Source, Reason: f.req.Reason, RequestID: f.req.RequestID, ProxyID: f.req.ProxyID,
 		Holder: replica, CommittedAt: at,
 	}
@@ -250,15 +250,15 @@ func retire(old *Active, by string, at time.Time) *Retired {
 
 func rotatedEvent(rot *Rotation) *Event {
 	return &Event{
-		ID: newID(), Type: EventKeyRotated, Pool: rot.Pool, Subject: "keys/" + rot.Key, Time: rot.CommittedAt,
+		ID: NewID(), Type: EventKeyRotated, Pool: rot.Pool, Subject: "keys/" + rot.Key, Time: rot.CommittedAt,
 		Trigger: rot.Trigger, Source: rot.Source, Reason: rot.Reason, RequestID: rot.RequestID,
 		Key: rot.Key, NewKey: rot.NewKey, Generation: rot.Generation, Slot: rot.Slot, Proxy: rot.ProxyID,
 		RotationID: rot.ID, Home: HomeRetired,
 	}
 }
 
-// newID makes a unique id that sorts by the time it was made.
-func newID() string { return uuid.Must(uuid.NewV7()).String() }
+// NewID makes a unique id that sorts by the time it was made.
+func NewID() string { return uuid.Must(uuid.NewV7()).String() }
 
 // park records that the rotation waits for stock and takes the key out of service. If stock came in between, whoever
 // sees both finishes it.
@@ -307,7 +307,7 @@ func parkTxn(f *flight, k *stake, now situation, at time.Time) (*Txn, *Pending) 
 		},
 		Put: []Record{&exhausted, pending},
 		Event: &Event{
-			ID: newID(), Type: EventKeyPending, Pool: f.life.Pool, Subject: "keys/" + f.life.Key, Time: at,
+			ID: NewID(), Type: EventKeyPending, Pool: f.life.Pool, Subject: "keys/" + f.life.Key, Time: at,
 			Trigger: pending.Trigger, Source: pending.Source, Reason: pending.Reason, RequestID: pending.RequestID,
 			Key: f.life.Key, Generation: f.life.Generation, Slot: now.active.Slot, Proxy: pending.ProxyID,
 			Status: StatusExhausted, Home: HomeActive,

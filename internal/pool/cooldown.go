@@ -146,7 +146,7 @@ func (c *coolDown) txn(at time.Time) (*Txn, *Active) {
 		If:  []Guard{Same(c.active), Same(c.pool)},
 		Put: []Record{next},
 		Event: &Event{
-			ID: newID(), Type: EventKeyCooledDown, Pool: next.Pool, Subject: "keys/" + next.Key, Time: at,
+			ID: NewID(), Type: EventKeyCooledDown, Pool: next.Pool, Subject: "keys/" + next.Key, Time: at,
 			Trigger: c.req.Trigger, Source: c.req.Source, Reason: c.req.Reason, RequestID: c.req.RequestID,
 			Key: next.Key, Generation: next.CreateRevision, Slot: next.Slot, Proxy: c.req.ProxyID,
 			Status: next.Status, Until: next.StatusUntil, Rule: c.rule, Home: HomeActive,

@@ -126,7 +126,7 @@ func (c *checker) claimed(name string, rec Record, sealed Sealed) {
 
 // backed reports whether a claim's key has the secret, or cannot be read.
 func (c *checker) backed(p *PoolState, fp *Fingerprint) (backed bool) {
-	for _, ref := range homeRefs(fp.Pool, fp.Key) {
+	for _, ref := range HomeRefs(fp.Pool, fp.Key) {
 		backed = backed || c.thereUnread(ref)
 	}
 	for _, rec := range p.at(fp.Key) {

@@ -12,8 +12,8 @@ type claim struct {
 	after  time.Duration
 }
 
-// lockOf is the lock in a record. One that cannot be read is a lock too: it is respected, and taken over, by its revision.
-func lockOf(rec Record) *Lock {
+// LockOf is the lock in a record. One that cannot be read is a lock too: it is respected, and taken over, by its revision.
+func LockOf(rec Record) *Lock {
 	switch r := rec.(type) {
 	case *Lock:
 		return r
@@ -28,11 +28,11 @@ func (r *Rotator) rival(f *flight, last *State) (lock *Lock) {
 	ref := LockRef(f.life.Pool, f.life.Key)
 	r.Mirror.Read(func(s *Snapshot) {
 		if last != nil && s.Revision < last.Revision {
-			lock = lockOf(last.Records[ref])
+			lock = LockOf(last.Records[ref])
 			return
 		}
 		if b := s.Broken[ref]; b != nil {
-			lock = lockOf(b)
+			lock = LockOf(b)
 		} else if p := s.Pool(f.life.Pool); p != nil {
 			lock = p.Locks[f.life.Key]
 		}

@@ -99,7 +99,7 @@ func due(ready []*Pending, since map[Life]time.Time, now time.Time, self string,
 			first = now
 			since[p.Life] = now
 		}
-		if share(p.Key, replicas) == self || now.Sub(first) >= fulfilGrace {
+		if Share(p.Key, replicas) == self || now.Sub(first) >= fulfilGrace {
 			begin = append(begin, p)
 		}
 	}

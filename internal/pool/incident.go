@@ -121,7 +121,7 @@ func (r *Rotator) recordStrikes(ctx context.Context, pool string, fresh []Strike
 	if err != nil {
 		return nil, err
 	}
-	id := newID()
+	id := NewID()
 	for ctx.Err() == nil {
 		now := r.Now()
 		if h.pool.Deleting {
@@ -337,7 +337,7 @@ func (w *workingKeys) not(s *sighting) {
 // its time, or by later reports.
 func (r *Rotator) endByReports(ctx context.Context, p *Pool) bool {
 	txn, err := endIncidentTxn(p, &Event{
-		ID: newID(), Time: r.Now(), Trigger: TriggerPool, Reason: "enough keys were reported to work",
+		ID: NewID(), Time: r.Now(), Trigger: TriggerPool, Reason: "enough keys were reported to work",
 	})
 	if err != nil {
 		return false

@@ -98,9 +98,6 @@ func (l *Lock) errand() bool {
 	return l.Stage == StageMint || l.Stage == StageVerify || l.Stage == StageRevoke
 }
 
-// LockOf is the lock in a record, nil if there is none. One that cannot be read is a lock too.
-func LockOf(rec Record) *Lock { return lockOf(rec) }
-
 // Errand is what a replica wants the lock of a key for that is not in service: a call to its upstream.
 type Errand struct {
 	Record    Record // must be as it was read
@@ -118,25 +115,16 @@ func (e Errand) Life() Life {
 	return l
 }
 
-// HomeRefs are the places a key can be in.
-func HomeRefs(pool, key string) []Ref { return homeRefs(pool, key) }
-
 // AtHome guards that a key is in the home its record says and nowhere else.
 func AtHome(rec Record) []Guard {
 	guards := []Guard{Same(rec)}
-	for _, ref := range homeRefs(rec.Ref().Pool, rec.Ref().Name) {
+	for _, ref := range HomeRefs(rec.Ref().Pool, rec.Ref().Name) {
 		if ref != rec.Ref() {
 			guards = append(guards, Absent(ref))
 		}
 	}
 	return guards
 }
-
-// NewID makes a unique id that sorts by the time it was made.
-func NewID() string { return newID() }
-
-// Share names the replica whose share of the work a name belongs to.
-func Share(name string, replicas []string) string { return share(name, replicas) }
 
 // Apply sends t again and again until its outcome is known or ctx ends. Its errors are those of Store.Apply; a definite
 // no that may not be for good (see Result.Late) is ErrOutcomeUnknown.
