@@ -84,8 +84,8 @@ const (
 	ErrorReason_ERROR_REASON_CANCELLED ErrorReason = 25
 	// A read did not finish in time. Code DEADLINE_EXCEEDED.
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 26
-	// etcd has no space left: writes are refused until the alarm is disarmed. Code RESOURCE_EXHAUSTED, without
-	// google.rpc.RetryInfo.
+	// etcd has no space left: writes are refused until the alarm is disarmed. No google.rpc.RetryInfo comes with it.
+	// Code RESOURCE_EXHAUSTED.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
 	// The pool has had as many rotations as its bound allows; nothing was used up. The delay says when the next is possible.
 	// Code RESOURCE_EXHAUSTED, with google.rpc.RetryInfo.
