@@ -119,6 +119,9 @@ func asking(call Call, stage string) Move {
 	return Move{action: ask, result: string(call), call: call, stage: stage}
 }
 
+// calls reports whether the upstream is to be asked, now or when this move is written.
+func (m Move) calls() bool { return m.action == ask || m.fresh != "" }
+
 // changing is a transition of rec to next, nil if the record goes. It carries everything that every transition of this
 // package compares.
 func changing(v View, rec, next pool.Record, result string) Move {

@@ -9,15 +9,28 @@ import (
 
 // Prepare is what a key in preparation needs now.
 func Prepare(v View, p *pool.Preparation, now time.Time) Move {
-	switch p.Phase {
-	case pool.PhasePlanned:
+	switch {
+	case p.Phase == pool.PhaseFailed:
+		return failed(v, p, now)
+	case askedElsewhere(v, p):
+		return discard(v, p, upstreamChanged, now)
+	case p.Phase == pool.PhasePlanned:
 		return planned(v, p, now)
-	case pool.PhaseMinting:
+	case p.Phase == pool.PhaseMinting:
 		return minting(v, p, now)
-	case pool.PhaseVerifying:
-		return verifying(v, p, now)
 	}
-	return failed(v, p, now)
+	return verifying(v, p, now)
+}
+
+// askedElsewhere reports whether the upstream that the pool had before was asked to mint the key: whatever is answered now,
+// there may be one.
+func askedElsewhere(v View, p *pool.Preparation) bool {
+	since := v.Pool.UpstreamSince
+	began := p.PlannedAt // of one that is planned again
+	if p.Phase != pool.PhasePlanned && p.Work != nil {
+		began = p.Work.PhaseSince
+	}
+	return p.MayExist() && began.Before(since)
 }
 
 // planned: its secret is chosen, where we choose it; nobody was asked. One that is tried again may have been asked for

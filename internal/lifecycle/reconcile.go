@@ -100,6 +100,9 @@ func (r *run) decide(v View, rec pool.Record) Move {
 	case *pool.Retired:
 		m, phase = Retire(v, rec, now), rec.Phase
 	}
+	if until := r.leftAloneUntil(r.ref.Pool); m.calls() && now.Before(until) {
+		m = resting("left_alone", until)
+	}
 	if m.action == skip {
 		r.Observer.Skipped(r.ref.Kind)
 		return m
@@ -335,6 +338,9 @@ func (r *run) call(ctx context.Context, rec pool.Record, v View, c Call) *Answer
 	}
 	if err != nil {
 		a.failed(err)
+	}
+	if a.Result == Unsent {
+		r.leaveAlone(r.ref.Pool, a.RetryAt)
 	}
 	r.Observer.Asked(rec, string(c), a.Problem, time.Since(began))
 	return a

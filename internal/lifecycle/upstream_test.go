@@ -87,3 +87,43 @@ func TestUpstreamChangedAfterOrphan(t *testing.T) {
 		r.until("revoked", time.Minute, func() bool { return r.upstream.count("revoke", "old") == 1 })
 	})
 }
+
+// TestUpstreamChangedWhilePreparing: a key that the former upstream may have made is listed as one of that, whatever the
+// answers of then and the upstream of now say.
+func TestUpstreamChangedWhilePreparing(t *testing.T) {
+	for name, tt := range map[string]struct {
+		refuse error
+		lose   string // the call whose answers are lost
+		phase  pool.Phase
+	}{
+		"minting":   {refuse: errLost, phase: pool.PhaseMinting},
+		"verifying": {lose: "verify", phase: pool.PhaseVerifying},
+		"given up":  {refuse: errLost, phase: pool.PhaseFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, withStock(1, 1))
+				r.upstream.refuse, r.upstream.lose = tt.refuse, func(call, _ string) bool { return call == tt.lose }
+				r.start("r0", nil)
+				var key string
+				r.until("there", 2*time.Hour, func() bool {
+					preps := records[*pool.Preparation](r, pool.KindPreparation)
+					if len(preps) != 1 || preps[0].Phase != tt.phase {
+						return false
+					}
+					key = preps[0].Key
+					return true
+				})
+				r.moveUpstream()
+				r.upstream.set(func() { r.upstream.refuse, r.upstream.lose = nil, nil })
+				if tt.phase == pool.PhaseFailed {
+					r.retry(key)
+				}
+				r.until("listed", 20*time.Minute, func() bool { return r.retired(key) != nil && r.leftElsewhere(key) })
+				if n := r.upstream.count("mint", key); tt.refuse != nil && n != 0 {
+					t.Errorf("the new upstream was asked to mint it %d times", n)
+				}
+			})
+		})
+	}
+}

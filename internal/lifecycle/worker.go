@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -84,6 +85,8 @@ type Worker struct {
 	// stays until the next resync.
 	settled map[pool.Record]settlement
 	done    chan struct{} // gets a value when a record was worked on
+	// alone has, by pool, until when its upstream is left alone, so that nothing is announced that would not be sent.
+	alone map[string]time.Time
 	// finishing says that nothing more is begun; idle is closed once nothing is under way either.
 	finishing bool
 	idle      chan struct{}
@@ -117,7 +120,7 @@ func New(cfg Config) *Worker {
 	if cfg.Steps == nil {
 		cfg.Steps = func(context.Context, Step, pool.Record) error { return nil }
 	}
-	return &Worker{Config: cfg, busy: make(map[pool.Ref]bool), settled: make(map[pool.Record]settlement), done: make(chan struct{}, 1), idle: make(chan struct{})}
+	return &Worker{Config: cfg, busy: make(map[pool.Ref]bool), settled: make(map[pool.Record]settlement), alone: make(map[string]time.Time), done: make(chan struct{}, 1), idle: make(chan struct{})}
 }
 
 const (
@@ -369,4 +372,21 @@ func (w *Worker) work(ctx context.Context, ref pool.Ref) time.Time {
 		return w.keepStock(ctx, ref.Pool)
 	}
 	return w.reconcile(ctx, ref)
+}
+
+// leaveAlone remembers that a pool's upstream is not asked until a time.
+func (w *Worker) leaveAlone(name string, until time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.Now()
+	maps.DeleteFunc(w.alone, func(_ string, over time.Time) bool { return !now.Before(over) })
+	if now.Before(until) {
+		w.alone[name] = until
+	}
+}
+
+func (w *Worker) leftAloneUntil(name string) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.alone[name]
 }

@@ -21,7 +21,7 @@ func newPhaseMetrics() phaseMetrics {
 			Name: "rotator_reconcile_total",
 			Help: "What handlers of phases wanted when a record was read, by the kind of record (stock: keys in preparation, retired) and its phase. " +
 				"result is a transition (intended, minted, stocked, failed, revoked, orphaned, purged, deleted, discarded), a call (mint, find, verify, revoke), " +
-				"put_off, or what is waited for (waiting, grace, retention, paused, held, behind, no_provider_here, given_up).",
+				"put_off, or what is waited for (waiting, grace, retention, paused, held, behind, left_alone, no_provider_here, given_up).",
 		}, []string{"kind", "phase", "result"}),
 		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rotator_reconcile_skipped_total",
