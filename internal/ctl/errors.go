@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -149,7 +150,8 @@ func errorInfo(err error) *errdetails.ErrorInfo {
 // again.
 func tooLarge(err error) bool {
 	st, ok := statusOf(err)
-	return ok && st.Code() == codes.ResourceExhausted && errorInfo(err) == nil && strings.Contains(st.Message(), "larger than max")
+	return ok && st.Code() == codes.ResourceExhausted && errorInfo(err) == nil &&
+		strings.Contains(st.Message(), "larger than max") && !strings.Contains(st.Message(), strconv.Itoa(maxAnswer)) // that was ours
 }
 
 // sendLess is what to do about a message that is too large.

@@ -182,6 +182,7 @@ func (r *Rotator) swap(ctx context.Context, f *flight, k *stake, now situation) 
 		return lostTo(txn, res)
 	}
 	r.patience.observe(time.Since(began))
+	f.unsure = nil // what may still be under way is void
 	rot.CreateRevision, rot.ModRevision = res.Revision, res.Revision
 	successor.CreateRevision, successor.ModRevision = res.Revision, res.Revision
 	r.begun.add(now.pool, successor, r.Mirror.Revision())
@@ -285,7 +286,7 @@ func (r *Rotator) park(ctx context.Context, f *flight, k *stake, now situation) 
 	if !res.Applied {
 		return lostTo(txn, res)
 	}
-	f.revision = res.Revision
+	f.unsure, f.revision = nil, res.Revision
 	r.Observer.Parked(pending)
 	return nil, r.Steps(ctx, StepAnswer, f.life)
 }

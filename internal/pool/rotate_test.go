@@ -211,31 +211,35 @@ func testUnknownOutcome(t *testing.T, adjust func(*pool.RotatorConfig)) {
 	}
 }
 
-// A commit whose answer was lost is observed as one whose answer came.
+// A commit whose answer was lost is observed as one whose answer came, whether it was made or had to be made again.
 func TestLostAnswerIsObserved(t *testing.T) {
 	bothWays(t, func(t *testing.T, adjust func(*pool.RotatorConfig)) {
-		for _, backups := range [][]string{{"b"}, nil} {
-			synctest.Test(t, func(t *testing.T) {
-				r := newRotateRig(t, 1, adjust)
-				life := r.active("a")
-				r.backups(backups...)
-				lost := false
-				r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
-					if c.Op == "Apply" && !lost {
-						lost = true
-						f = pooltest.Fault{Err: errLost, Made: true}
-					}
-					return f
-				}
-				if _, err := r.rotators[0].Rotate(t.Context(), request(life, "mine")); err != nil {
-					t.Error(err)
-				}
-				r.want("answers lost", lost, true)
-				r.want("rotations observed", r.seen.rotated, len(backups))
-				r.want("waits observed", r.seen.parked, 1-len(backups))
-			})
+		for _, made := range []bool{true, false} {
+			for _, backups := range [][]string{{"b"}, nil} {
+				synctest.Test(t, func(t *testing.T) { testLostAnswer(t, adjust, made, backups) })
+			}
 		}
 	})
+}
+
+func testLostAnswer(t *testing.T, adjust func(*pool.RotatorConfig), made bool, backups []string) {
+	r := newRotateRig(t, 1, adjust)
+	life := r.active("a")
+	r.backups(backups...)
+	lost := false
+	r.faulty.Decide = func(c pooltest.Call) (f pooltest.Fault) {
+		if c.Op == "Apply" && !lost {
+			lost = true
+			f = pooltest.Fault{Err: errLost, Made: made}
+		}
+		return f
+	}
+	if _, err := r.rotators[0].Rotate(t.Context(), request(life, "mine")); err != nil {
+		t.Error(err)
+	}
+	r.want("answers lost", lost, true)
+	r.want("rotations observed", r.seen.rotated, len(backups))
+	r.want("waits observed", r.seen.parked, 1-len(backups))
 }
 
 // A commit that never left is not called unknown.

@@ -53,7 +53,7 @@ func newMetrics() metrics {
 		}),
 		conflicts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rotator_commit_conflicts_total",
-			Help: "Commits under a lock that were not applied because somebody else had changed what they rest on, by what had changed. " +
+			Help: "Commits of this replica that were not applied because somebody else had changed what they rest on, by what had changed. " +
 				"Each was decided anew, so some are normal; a high rate means that replicas or operators work against each other.",
 		}, []string{"cause"}),
 		takeovers: prometheus.NewCounter(prometheus.CounterOpts{
