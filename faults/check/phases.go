@@ -145,7 +145,7 @@ func (s *step) preparation(id string) (kind, subject string) {
 		kind = pickKind(short(was.Phase) == "verifying" && stocked.Sealed == was.Sealed, "key.stocked", "")
 		s.tells(id, kind, "KEY_HOME_BACKUP", "", nil)
 	case gone != nil:
-		kind = pickKind(s.has("dev.rotatord.key.mint_failed.v1") && short(was.Phase) == "minting", "key.mint_failed", "key.removed")
+		kind = pickKind(s.has("dev.rotatord.key.mint_failed.v1") && short(was.Phase) != "failed", "key.mint_failed", "key.removed")
 		if short(gone.Phase) != "revoking" || gone.Work.wanted() != was.Work.wanted()+1 || gone.Sealed != was.Sealed {
 			s.violate("I8", id, "a key that may be at the upstream is given up, and is %s with generation %d after %d", gone.Phase, gone.Work.wanted(), was.Work.wanted())
 		}
