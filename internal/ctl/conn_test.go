@@ -90,10 +90,7 @@ func (h *holding) WatchEvents(req *pb.WatchEventsRequest, stream grpc.ServerStre
 
 // A followed stream has nothing to say for hours, so that only a ping shows that its connection is dead.
 func TestFollowingEventsOutlivesADeadConnection(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes as long as finding out does")
-	}
-	t.Parallel()
+	t.Parallel() // it takes as long as finding out does
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
